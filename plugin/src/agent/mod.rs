@@ -1,0 +1,1 @@
+//! Wiring: builds the steps, starts their tasks, stops them in reverse order.

@@ -1,0 +1,3 @@
+//! Step 3: which CPUs a container gets.
+
+pub mod set;

@@ -1,0 +1,138 @@
+//! Step 3: CPU numbers and sets of them, in the kernel's list format ("1,3-5").
+//!
+//! Pure: no IO. The format is that of cpuset(7) "List format".
+
+use std::{collections::BTreeSet, fmt, str::FromStr};
+
+/// The highest CPU number we handle, plus one: the guard's bitmask of granted CPUs has this many bits.
+pub const MAX_CPUS: u32 = 1024;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CpuId(u32);
+
+impl CpuId {
+    pub fn new(number: u32) -> Option<CpuId> {
+        (number < MAX_CPUS).then_some(CpuId(number))
+    }
+
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
+
+/// CPUs of one container, or of the node. Never empty: a runtime reads "" as "leave the cpuset alone",
+/// which would hand the container every CPU of the node.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CpuSet(BTreeSet<CpuId>);
+
+impl CpuSet {
+    pub fn new(cpus: BTreeSet<CpuId>) -> Option<CpuSet> {
+        if cpus.is_empty() { None } else { Some(CpuSet(cpus)) }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = CpuId> + '_ {
+        self.0.iter().copied()
+    }
+
+    pub fn contains(&self, cpu: CpuId) -> bool {
+        self.0.contains(&cpu)
+    }
+
+    pub fn overlaps(&self, other: &CpuSet) -> bool {
+        !self.0.is_disjoint(&other.0)
+    }
+
+    /// `None` when nothing is left: the caller must say what that means.
+    pub fn without(&self, other: &CpuSet) -> Option<CpuSet> {
+        CpuSet::new(self.0.difference(&other.0).copied().collect())
+    }
+}
+
+impl fmt::Display for CpuSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut cpus = self.0.iter().map(|cpu| cpu.0).peekable();
+        let mut separator = "";
+        while let Some(first) = cpus.next() {
+            let mut last = first;
+            while cpus.next_if_eq(&(last + 1)).is_some() {
+                last += 1;
+            }
+            if first == last {
+                write!(f, "{separator}{first}")?;
+            } else {
+                write!(f, "{separator}{first}-{last}")?;
+            }
+            separator = ",";
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseCpuSetError {
+    #[error("CPU list is empty")]
+    Empty,
+    #[error("{0:?} is not a CPU list: expected numbers and ranges such as \"1,3-5\"")]
+    Format(String),
+    #[error("CPU {0} is out of range: quietcore handles CPUs 0 to {max}", max = MAX_CPUS - 1)]
+    OutOfRange(u32),
+}
+
+impl FromStr for CpuSet {
+    type Err = ParseCpuSetError;
+
+    fn from_str(list: &str) -> Result<CpuSet, ParseCpuSetError> {
+        let number = |text: &str| text.parse::<u32>().map_err(|_| ParseCpuSetError::Format(list.into()));
+        let list = list.trim();
+        if list.is_empty() {
+            return Err(ParseCpuSetError::Empty);
+        }
+        let mut cpus = BTreeSet::new();
+        for part in list.split(',') {
+            let (first, last) = match part.split_once('-') {
+                Some((first, last)) => (number(first)?, number(last)?),
+                None => (number(part)?, number(part)?),
+            };
+            if last < first {
+                return Err(ParseCpuSetError::Format(list.into()));
+            }
+            // Checked before the range is walked: "0-4294967295" must not cost four billion steps.
+            if MAX_CPUS <= last {
+                return Err(ParseCpuSetError::OutOfRange(last));
+            }
+            cpus.extend((first..=last).map(CpuId));
+        }
+        CpuSet::new(cpus).ok_or(ParseCpuSetError::Empty)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    #[track_caller]
+    fn check(list: &str, expect: Expect) {
+        expect.assert_eq(&list.parse::<CpuSet>().map_or_else(|e| e.to_string(), |set| set.to_string()));
+    }
+
+    #[test]
+    fn lists_are_normalized() {
+        check("5,2,3", expect!["2-3,5"]);
+        check("0-2,1-4\n", expect!["0-4"]);
+    }
+
+    #[test]
+    fn an_empty_set_cannot_be_made() {
+        check(" ", expect!["CPU list is empty"]);
+        assert_eq!(CpuSet::new(BTreeSet::new()), None);
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_name() {
+        check("a", expect![[r#""a" is not a CPU list: expected numbers and ranges such as "1,3-5""#]]);
+        check("3-1", expect![[r#""3-1" is not a CPU list: expected numbers and ranges such as "1,3-5""#]]);
+        check("0-4294967295", expect!["CPU 4294967295 is out of range: quietcore handles CPUs 0 to 1023"]);
+    }
+}

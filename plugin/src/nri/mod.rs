@@ -1,0 +1,1 @@
+//! Step 4: containerd and CRI-O, through NRI.

@@ -1,0 +1,87 @@
+//! Step 2: what a policy means for one container, in the terms of steps 3 to 9.
+//!
+//! Built only by `accept`, so whatever holds an `Effective` holds a policy that this agent can keep.
+//! Types only: no IO, no Kubernetes.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The four classes of kernel entry. The order is that of `enum qc_class` in bpf/record.h.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Class {
+    Syscall,
+    Exception,
+    Interrupt,
+    MachineCheck,
+}
+
+impl Class {
+    pub const ALL: [Class; 4] = [Class::Syscall, Class::Exception, Class::Interrupt, Class::MachineCheck];
+
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The field name users write and metrics carry.
+    pub fn name(self) -> &'static str {
+        match self {
+            Class::Syscall => "syscall",
+            Class::Exception => "exception",
+            Class::Interrupt => "interrupt",
+            Class::MachineCheck => "machineCheck",
+        }
+    }
+}
+
+/// Ordered by strength: "Report or above" is `Action::Report <= action`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Action {
+    Ignore,
+    Count,
+    Report,
+    /// Number 1 to 64, never one that the kernel ignores or stops on by default.
+    Signal(u8),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ArmAt {
+    Prctl,
+    Exec,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ArmAfter {
+    OneShot,
+    Continuous,
+}
+
+/// Which policy object this came from: names Events and metrics, and tells an edited policy from the one
+/// a running container started with.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PolicyRef {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    /// metadata.generation: grows with each edit of the spec.
+    pub generation: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Effective {
+    /// `None`: the node's default policy, for cores without an annotation.
+    pub source: Option<PolicyRef>,
+    /// false: Audit, where `Signal` is only reported.
+    pub enforce: bool,
+    /// By `Class::index`. The last, machineCheck, is never `Signal`.
+    pub actions: [Action; 4],
+    /// Numbers of x86-64 system calls that are never a violation, sorted.
+    pub except: Vec<u16>,
+    pub arm_at: ArmAt,
+    pub arm_after: ArmAfter,
+    /// For `ArmAt::Exec`: exceptions count after this long without one, or from the first system call on.
+    pub settle_for: Duration,
+    /// The program may arm, but neither choose signals nor disarm.
+    pub locked: bool,
+}

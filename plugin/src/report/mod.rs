@@ -1,0 +1,1 @@
+//! Step 9: tells the pod's owner.

@@ -1,0 +1,1 @@
+//! Step 8: from a record to a violation that a person can read.
