@@ -15,11 +15,11 @@
 //!
 //! `agent` wires the steps together and is the only place that knows them all.
 
-pub mod policy;
-pub mod cores;
-pub mod nri;
-pub mod arm;
-pub mod guard;
-pub mod violation;
-pub mod report;
 pub mod agent;
+pub mod arm;
+pub mod cores;
+pub mod guard;
+pub mod nri;
+pub mod policy;
+pub mod report;
+pub mod violation;
