@@ -16,6 +16,7 @@
 //! `agent` wires the steps together and is the only place that knows them all.
 
 pub mod agent;
+pub mod args;
 pub mod arm;
 pub mod cores;
 pub mod guard;

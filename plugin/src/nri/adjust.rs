@@ -4,8 +4,8 @@
 //! clock. An `Err` here fails the container's creation, so it must be something the pod's owner can act on.
 
 use quietcore_proto::nri::{
-    Container, ContainerAdjustment, ContainerUpdate, LinuxContainerAdjustment, LinuxContainerUpdate, LinuxCpu,
-    LinuxResources, Mount, OptionalInt64,
+    Container, ContainerAdjustment, ContainerUpdate, LinuxContainerAdjustment, LinuxContainerUpdate,
+    LinuxCpu, LinuxResources, Mount, OptionalInt64,
 };
 
 use crate::{arm::plan::SHIM_PATH, cores::set::CpuSet};
@@ -58,7 +58,12 @@ pub fn adjust(container: &Container, wanted: &Wanted<'_>) -> Result<ContainerAdj
 
 /// The answer to somebody else's update of a strict container (the kubelet's CPU manager, an in-place
 /// resize): whatever else it changes, the cores and the missing quota stay.
-pub fn keep(container_id: &str, mut requested: LinuxResources, cpus: &CpuSet, mems: Option<&str>) -> ContainerUpdate {
+pub fn keep(
+    container_id: &str,
+    mut requested: LinuxResources,
+    cpus: &CpuSet,
+    mems: Option<&str>,
+) -> ContainerUpdate {
     let strict = strict_cpu(cpus, mems);
     let cpu = requested.cpu.get_or_insert_default();
     cpu.cpus = strict.cpus;
@@ -93,7 +98,10 @@ mod tests {
     fn container(args: &[&str], mounts: &[&str]) -> Container {
         Container {
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
-            mounts: mounts.iter().map(|&to| Mount { destination: to.to_owned(), ..Mount::default() }).collect(),
+            mounts: mounts
+                .iter()
+                .map(|&to| Mount { destination: to.to_owned(), ..Mount::default() })
+                .collect(),
             ..Container::default()
         }
     }

@@ -28,9 +28,13 @@ pub enum VerifyRefusal {
          (containerd >= 2.2, CRI-O >= 1.34)"
     )]
     NoShim,
-    #[error("the runtime changed the shim's plan: another NRI plugin or hook rewrites `args`; remove it from this node")]
+    #[error(
+        "the runtime changed the shim's plan: another NRI plugin or hook rewrites `args`; remove it from this node"
+    )]
     OtherPlan,
-    #[error("the runtime left the tripwire mount in place: another NRI plugin restores it; remove it from this node")]
+    #[error(
+        "the runtime left the tripwire mount in place: another NRI plugin restores it; remove it from this node"
+    )]
     TripwireLeft,
     #[error(
         "the container may run on CPUs {found}, not on its grant {granted}: another component sets cpusets on \
@@ -103,14 +107,25 @@ mod tests {
     const PLAN: &str = "v1 cpus=1";
 
     fn status(cpus: &str, no_new_privs: &str, capabilities: &str) -> String {
-        format!("Name:\trunc\nCapEff:\t{capabilities}\nNoNewPrivs:\t{no_new_privs}\nCpus_allowed_list:\t{cpus}\n")
+        format!(
+            "Name:\trunc\nCapEff:\t{capabilities}\nNoNewPrivs:\t{no_new_privs}\nCpus_allowed_list:\t{cpus}\n"
+        )
     }
 
     #[track_caller]
-    fn check(args: &[&str], mount: Option<&str>, status: &str, arm_at: ArmAt, expect: Result<(), VerifyRefusal>) {
+    fn check(
+        args: &[&str],
+        mount: Option<&str>,
+        status: &str,
+        arm_at: ArmAt,
+        expect: Result<(), VerifyRefusal>,
+    ) {
         let container = Container {
             args: args.iter().map(|&arg| arg.to_owned()).collect(),
-            mounts: mount.map(|to| Mount { destination: to.to_owned(), ..Mount::default() }).into_iter().collect(),
+            mounts: mount
+                .map(|to| Mount { destination: to.to_owned(), ..Mount::default() })
+                .into_iter()
+                .collect(),
             ..Container::default()
         };
         let policy = Effective {
@@ -150,7 +165,8 @@ mod tests {
 
     #[test]
     fn another_cpuset_is_refused_by_name() {
-        let refusal = VerifyRefusal::OtherCpus { found: "0-1".parse().unwrap(), granted: "1".parse().unwrap() };
+        let refusal =
+            VerifyRefusal::OtherCpus { found: "0-1".parse().unwrap(), granted: "1".parse().unwrap() };
         check(&GOOD, None, &status("0-1", "1", "0"), ArmAt::Prctl, Err(refusal));
     }
 
