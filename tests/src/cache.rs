@@ -87,12 +87,20 @@ impl Cache {
         File::create(&path).with_context(|| format!("open {}", path.display()))
     }
 
+    /// The folder of the host tools, if this cache has them.
+    pub fn tools_if_built(&self) -> Result<Option<PathBuf>> {
+        Ok(Some(self.tools_folder()?).filter(|folder| folder.exists()))
+    }
+
+    fn tools_folder(&self) -> Result<PathBuf> {
+        let node = Path::new(NODE_FOLDER);
+        let sources = ["binaries.sh", "mod/kind", "mod/helm", "mod/k8s"].map(|name| node.join(name));
+        Ok(self.path(format!("tools-{}", hash_of(&sources)?)))
+    }
+
     /// kind, helm and kubectl, built if this cache does not have them yet.
     pub fn tools(&self) -> Result<Tools> {
-        let node = Path::new(NODE_FOLDER);
-        let sources =
-            [node.join("binaries.sh"), node.join("mod/kind"), node.join("mod/helm"), node.join("mod/k8s")];
-        let folder = self.path(format!("tools-{}", hash_of(&sources)?));
+        let folder = self.tools_folder()?;
         let _building = self.lock("tools")?;
         if !folder.exists() {
             let unfinished = self.path("tools-unfinished");

@@ -150,10 +150,13 @@ fn plural(n: usize) -> &'static str {
     if n == 1 { "" } else { "s" }
 }
 
-/// As a real node's systemd does at boot; a container's does not. Each node has a bpffs of its own, so that
-/// what agents pin goes with the node.
+/// What a real node's systemd mounts at boot, where its container did not. Each node gets a bpffs of its own, so
+/// that what agents pin goes with the node; tracefs is the kernel's one.
 fn prepare_node(cluster: &Cluster, node: &str) -> Result<()> {
-    run(&mut cluster.on_node(node, &["mount", "-t", "bpf", "bpffs", "/sys/fs/bpf"]))?;
+    for (kind, place) in [("bpf", "/sys/fs/bpf"), ("tracefs", "/sys/kernel/tracing")] {
+        let mount = format!("mountpoint -q {place} || mount -t {kind} -o mode=700 {kind} {place}");
+        run(&mut cluster.on_node(node, &["sh", "-c", &mount]))?;
+    }
     Ok(())
 }
 

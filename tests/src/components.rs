@@ -49,7 +49,7 @@ fn component(tag: &str, binaries: &Path, rootfs: &Path) -> Result<Image> {
         "kube-proxy" => {
             let path = format!("/usr/local/bin/{name}");
             let image = image.file(&binary, &path).entrypoint(&[&path]).folder("/run", 0o755);
-            with_programs(image.folder("/lib/modules", 0o755), rootfs, &PROXY_TOOLS)?
+            image.folder("/lib/modules", 0o755).programs_of(rootfs, &PROXY_TOOLS)?
         }
         _ => {
             let path = format!("/usr/local/bin/{name}");
@@ -62,44 +62,17 @@ fn with_certificates(image: Image, rootfs: &Path) -> Image {
     image.file(&inside(rootfs, CERTIFICATES), CERTIFICATES)
 }
 
-/// Programs of the node's own Debian, with every library they load.
-fn with_programs(mut image: Image, rootfs: &Path, programs: &[&str]) -> Result<Image> {
-    for program in programs {
-        image = image.file(&inside(rootfs, program), program);
-        let listed = run(Command::new("chroot").arg(rootfs).arg("ldd").arg(program))?;
-        for library in listed.lines().filter_map(library_of) {
-            image = image.file(&inside(rootfs, library), library);
-        }
-    }
-    Ok(image)
-}
-
-/// The path in a line of ldd: `libmnl.so.0 => /lib/libmnl.so.0 (0x..)` or `/lib64/ld.so (0x..)`.
-fn library_of(line: &str) -> Option<&str> {
-    line.split_whitespace().find(|word| word.starts_with('/'))
-}
-
 fn inside(rootfs: &Path, path: &str) -> PathBuf {
     rootfs.join(path.trim_start_matches('/'))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{library_of, short_name};
+    use super::short_name;
 
     #[test]
     fn names_lose_their_registry_and_version() {
         assert_eq!(short_name("registry.example/coredns/coredns:v1.14.2"), "coredns");
         assert_eq!(short_name("registry.example:5000/etcd:3.6.8-0"), "etcd");
-    }
-
-    #[test]
-    fn ldd_lists_libraries_in_two_shapes() {
-        assert_eq!(
-            library_of("\tlibmnl.so.0 => /lib/x86_64-linux-gnu/libmnl.so.0 (0x7f)"),
-            Some("/lib/x86_64-linux-gnu/libmnl.so.0")
-        );
-        assert_eq!(library_of("\t/lib64/ld-linux-x86-64.so.2 (0x7f)"), Some("/lib64/ld-linux-x86-64.so.2"));
-        assert_eq!(library_of("\tlinux-vdso.so.1 (0x7f)"), None);
     }
 }

@@ -53,6 +53,19 @@ impl Image {
         self
     }
 
+    /// Programs of the Debian below `root` (`/`: of this machine), with every library they load.
+    pub fn programs_of(mut self, root: &Path, programs: &[&str]) -> Result<Image> {
+        let inside = |path: &str| root.join(path.trim_start_matches('/'));
+        for program in programs {
+            self = self.file(&inside(program), program);
+            let listed = run(Command::new("chroot").arg(root).arg("ldd").arg(program))?;
+            for library in listed.lines().filter_map(library_of) {
+                self = self.file(&inside(library), library);
+            }
+        }
+        Ok(self)
+    }
+
     pub fn link(mut self, path: &str, target: &str) -> Image {
         self.insert(path, Entry::Link { target: target.into() });
         self
@@ -147,6 +160,11 @@ impl Image {
     }
 }
 
+/// The path in a line of ldd: `libmnl.so.0 => /lib/libmnl.so.0 (0x..)` or `/lib64/ld.so (0x..)`.
+fn library_of(line: &str) -> Option<&str> {
+    line.split_whitespace().find(|word| word.starts_with('/'))
+}
+
 fn header(kind: EntryType, mode: u32, size: u64) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
@@ -176,6 +194,14 @@ pub fn compile_static(sources: &[&Path], flags: &[&str], out: &Path) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ldd_lists_libraries_in_two_shapes() {
+        let library = "\tlibmnl.so.0 => /lib/x86_64-linux-gnu/libmnl.so.0 (0x7f)";
+        assert_eq!(library_of(library), Some("/lib/x86_64-linux-gnu/libmnl.so.0"));
+        assert_eq!(library_of("\t/lib64/ld-linux-x86-64.so.2 (0x7f)"), Some("/lib64/ld-linux-x86-64.so.2"));
+        assert_eq!(library_of("\tlinux-vdso.so.1 (0x7f)"), None);
+    }
 
     fn names_in(archive: &Path) -> Vec<String> {
         let mut tar = tar::Archive::new(File::open(archive).unwrap());

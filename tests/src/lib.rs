@@ -11,7 +11,12 @@
 //! ```
 
 // what a test calls
+pub mod agent;
+pub mod chart;
 pub mod image;
+pub mod kube;
+pub mod node;
+pub mod pod;
 pub mod testbed;
 pub mod wait;
 

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::cache::{self, Cache, NODE_FOLDER};
-use crate::command::run;
+use crate::command::{output, run};
 use crate::components;
 use crate::engine::Podman;
 use crate::image;
@@ -35,7 +35,7 @@ pub fn ensure(cache: &Cache, podman: &Podman) -> Result<String> {
         build(&work, podman, &tag)?;
         progress::step("compress the node image", || save(podman, &tag, &file))?;
         cache::remove_folder(&work)?;
-        remove_older_than(cache, &file)?;
+        remove_other_images(cache, podman, &file, &tag)?;
     } else {
         progress::step("load the node image", || load(podman, &file))?;
     }
@@ -95,17 +95,23 @@ fn load(podman: &Podman, file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Keeps the cache at one node image and what is left of interrupted builds at none.
-fn remove_older_than(cache: &Cache, newest: &Path) -> Result<()> {
+/// Keeps one node image, and nothing of interrupted builds.
+fn remove_other_images(cache: &Cache, podman: &Podman, file: &Path, tag: &str) -> Result<()> {
     for entry in fs::read_dir(cache.path("")).context("list the cache")? {
         let path = entry.context("list the cache")?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with("node-image-") && path != newest {
+        if name.starts_with("node-image-") && path != file {
             fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
         }
         if name.starts_with("build-") {
             cache::remove_folder(&path)?;
         }
+    }
+    let list =
+        ["images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", "reference=localhost/quietcore-node"];
+    for other in run(podman.command().args(list))?.lines().filter(|other| *other != tag) {
+        // refused while a cluster of another clone runs from it
+        let _in_use = output(podman.command().args(["rmi", other]))?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! `testbed`: starts a cluster, runs a command in it, and takes everything down again whatever happens.
 #![expect(clippy::print_stdout, reason = "its output is for the shell that called it")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use quietcore_tests::cluster::Cluster;
 use quietcore_tests::command::watch;
 use quietcore_tests::image::Image;
+use quietcore_tests::kube::KEEP_VARIABLE;
 use quietcore_tests::testbed::{ENGINE_VARIABLE, NAME_VARIABLE};
 use quietcore_tests::{interrupt, logs, progress};
 
@@ -111,12 +112,12 @@ fn run_in_cluster(name: &str, options: &Options, words: &[String]) -> Result<Exi
     let _claim = cluster.claim()?;
     let outcome = cluster.up(options.nodes.into()).and_then(|()| {
         let [program, arguments @ ..] = words else { bail!("no command to run") };
-        watch(
-            Command::new(program)
-                .args(arguments)
-                .envs(variables(&cluster))
-                .env("PATH", path_with_tools(&cluster)),
-        )
+        let mut command = Command::new(program);
+        command.args(arguments).envs(variables(&cluster)).env("PATH", path_with_tools(&cluster));
+        if options.keep {
+            command.env(KEEP_VARIABLE, "1");
+        }
+        watch(&mut command)
     });
     let succeeded = matches!(&outcome, Ok(status) if status.success()) && !interrupt::was_interrupted();
     clean_up(&cluster, succeeded, options.keep)?;
@@ -146,7 +147,7 @@ fn clean_up(cluster: &Cluster, succeeded: bool, keep: bool) -> Result<()> {
     cluster.down()
 }
 
-fn load_image(name: &str, tag: &str, binary: &PathBuf) -> Result<ExitCode> {
+fn load_image(name: &str, tag: &str, binary: &Path) -> Result<ExitCode> {
     let cluster = Cluster::named(name)?;
     let folder = tempfile::tempdir().context("make a temporary folder")?;
     let archive = folder.path().join("image.tar");
