@@ -72,6 +72,13 @@ impl Cache {
         Ok(file)
     }
 
+    /// As `lock`, beside other holders of this kind.
+    pub fn lock_shared(&self, name: &str) -> Result<File> {
+        let file = self.lock_file(name)?;
+        file.lock_shared().with_context(|| format!("lock {name}"))?;
+        Ok(file)
+    }
+
     /// As `lock`, but `None` where another process holds it.
     pub fn try_lock(&self, name: &str) -> Result<Option<File>> {
         let file = self.lock_file(name)?;

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::cache::{self, Cache, Tools};
 use crate::command::{output, run, run_with_input};
 use crate::engine::Engine;
+use crate::leftovers;
 use crate::network;
 use crate::progress;
 use crate::wait::{Seen, try_until};
@@ -62,6 +63,7 @@ impl Cluster {
         let image = self.engine.node_image(&cache, &self.tools)?;
         self.down()?;
         fs::create_dir_all(&self.folder).with_context(|| format!("make {}", self.folder.display()))?;
+        let _creating = leftovers::keep(&cache)?;
         progress::step(&format!("start cluster {} ({n_nodes} node{})", self.name, plural(n_nodes)), || {
             self.create(&image, n_nodes)?;
             for node in self.nodes()? {
@@ -94,28 +96,58 @@ impl Cluster {
         if !self.containers()?.is_empty() {
             progress::step(&format!("remove cluster {}", self.name), || self.remove_nodes())?;
         }
+        let volumes = self.volumes()?;
+        if !volumes.is_empty() {
+            run(self.engine.command().args(["volume", "rm"]).args(volumes))?;
+        }
         // refused while containers use it, and absent if none was made
         let _absent = output(self.engine.command().args(["network", "rm", &self.name]))?;
         cache::remove_folder(&self.folder)?;
-        let left = self.containers()?;
+        let left = [self.containers()?, self.volumes()?].concat();
         if !left.is_empty() {
-            bail!("cluster {} still has containers: {}", self.name, left.join(" "));
+            bail!("cluster {} has left containers or volumes behind: {}", self.name, left.join(" "));
+        }
+        if let Engine::Podman(podman) = &self.engine {
+            leftovers::remove(&Cache::open()?, podman)?;
         }
         Ok(())
     }
 
+    /// By label rather than by `kind delete`: this also finds a node that kind was killed while creating.
     fn remove_nodes(&self) -> Result<()> {
-        // by label rather than `kind delete`: this also finds a node that kind was killed while creating
-        let mut remove = self.engine.command();
-        run(remove.args(["rm", "--force", "--volumes"]).args(self.containers()?))?;
+        let nodes = self.containers()?;
+        // removal alone waits ten seconds for systemd to shut a node down that nobody will look at again
+        let _not_running = output(self.engine.command().arg("kill").args(&nodes))?;
+        run(self.engine.command().args(["rm", "--force", "--volumes"]).args(&nodes))?;
         Ok(())
+    }
+
+    /// The nodes' /var. Docker's are anonymous and go with their container; for podman kind makes them itself, with
+    /// the container's name as label.
+    fn volumes(&self) -> Result<Vec<String>> {
+        let Engine::Podman(_) = self.engine else { return Ok(Vec::new()) };
+        let listed = run(self.engine.command().args(["volume", "ls", "--format", "json"]))?;
+        let listed: Value = serde_json::from_str(&listed).context("read the list of volumes")?;
+        let is_ours = |volume: &&Value| {
+            volume["Labels"].as_object().is_some_and(|labels| labels.keys().any(|label| self.has_node(label)))
+        };
+        let ours = listed.as_array().into_iter().flatten().filter(is_ours);
+        Ok(ours.filter_map(|volume| volume["Name"].as_str()).map(str::to_owned).collect())
+    }
+
+    /// Whether kind would give a node of this cluster this name.
+    fn has_node(&self, container: &str) -> bool {
+        let role = container.strip_prefix(&self.name).and_then(|rest| rest.strip_prefix('-'));
+        role.is_some_and(|role| {
+            let number = role.strip_prefix("worker");
+            role == "control-plane" || number.is_some_and(|n| n.chars().all(|c| c.is_ascii_digit()))
+        })
     }
 
     fn containers(&self) -> Result<Vec<String>> {
         let label = format!("label=io.x-k8s.kind.cluster={}", self.name);
-        let listed =
-            run(self.engine.command().args(["ps", "-a", "--format", "{{.Names}}", "--filter", &label]))?;
-        Ok(listed.lines().map(str::to_owned).collect())
+        let words = ["ps", "-a", "--format", "{{.Names}}", "--filter", &label];
+        Ok(run(self.engine.command().args(words))?.lines().map(str::to_owned).collect())
     }
 
     /// Its nodes' names; each is also the name of the container.

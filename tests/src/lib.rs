@@ -25,6 +25,7 @@ pub mod cache;
 pub mod cluster;
 pub mod components;
 pub mod engine;
+pub mod leftovers;
 pub mod logs;
 pub mod network;
 pub mod node_image;
