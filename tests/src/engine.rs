@@ -3,6 +3,7 @@
 //! podman gets configuration and storage of its own, so that it neither sees nor changes what else a
 //! machine has of it.
 
+use std::env;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -14,6 +15,7 @@ use crate::command::{output, run};
 use crate::node_image;
 use crate::packages;
 use crate::progress;
+use crate::testbed::ENGINE_VARIABLE;
 
 #[derive(Debug, Clone)]
 pub enum Engine {
@@ -56,8 +58,11 @@ skip_mount_home = "true"
 "#;
 
 impl Engine {
-    /// Looks at the machine: is there a Docker that has, or can pull, the node image?
+    /// What the environment names, else looks at the machine: is there a Docker that has, or can pull, the node image?
     pub fn choose(cache: &Cache, tools: &Tools) -> Result<Engine> {
+        if let Ok(name) = env::var(ENGINE_VARIABLE) {
+            return Engine::named(&name, cache);
+        }
         let works = |command: &mut Command| output(command).is_ok_and(|output| output.status.success());
         if works(Command::new("docker").arg("info")) {
             let image = tools.upstream_node_image()?;
@@ -70,15 +75,17 @@ impl Engine {
             }
             progress::say("docker works but cannot pull the node image: using podman");
         }
-        packages::ensure(packages::PODMAN)?;
-        Ok(Engine::Podman(Podman::configure(cache)?))
+        Engine::named("podman", cache)
     }
 
     /// The engine of a running testbed, by the name that `name` gave.
     pub fn named(name: &str, cache: &Cache) -> Result<Engine> {
         match name {
             "docker" => Ok(Engine::Docker),
-            "podman" => Ok(Engine::Podman(Podman::configure(cache)?)),
+            "podman" => {
+                packages::ensure(packages::PODMAN)?;
+                Ok(Engine::Podman(Podman::configure(cache)?))
+            }
             other => bail!("unknown container engine {other}: docker or podman"),
         }
     }

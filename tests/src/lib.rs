@@ -12,6 +12,7 @@
 
 // what a test calls
 pub mod agent;
+pub mod api_server;
 pub mod chart;
 pub mod image;
 pub mod kube;

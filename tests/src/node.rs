@@ -3,12 +3,13 @@
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use crate::cache::Cache;
 use crate::command::run;
 use crate::engine::Engine;
-use crate::testbed::{NAME_VARIABLE, NODE_SHELL_VARIABLE, Testbed};
+use crate::testbed::{ENGINE_VARIABLE, NAME_VARIABLE, NODE_SHELL_VARIABLE, Testbed};
 use crate::wait::{Seen, try_until, until};
 
 /// How a program gets to run as root on a node of this cluster.
@@ -20,6 +21,22 @@ pub enum Access {
     Pod { image: String },
     /// Not at all; verbs that need it say so.
     Refused,
+}
+
+impl Access {
+    /// As the environment says: a cluster of `testbed`, or an image for node shells, or neither.
+    pub fn from_env() -> Result<Access> {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        match (variable(NAME_VARIABLE), variable(NODE_SHELL_VARIABLE)) {
+            (Some(_), _) => {
+                let engine =
+                    variable(ENGINE_VARIABLE).with_context(|| format!("{ENGINE_VARIABLE} is not set"))?;
+                Ok(Access::Container(Engine::named(&engine, &Cache::open()?)?))
+            }
+            (None, Some(image)) => Ok(Access::Pod { image }),
+            (None, None) => Ok(Access::Refused),
+        }
+    }
 }
 
 /// The namespace of node shells. It stays while tests run: a shell is made once for a node.

@@ -7,18 +7,15 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::cache::Cache;
 use crate::command::{Failed, run, run_with_input};
-use crate::engine::Engine;
 use crate::image::{self, Image};
 use crate::kube::Namespace;
 use crate::node::{Access, Node};
-use crate::wait::{Seen, until};
 
 /// Names the testbed's cluster that KUBECONFIG leads to; unset for any other cluster.
 pub const NAME_VARIABLE: &str = "QUIETCORE_TESTBED";
@@ -26,6 +23,8 @@ pub const NAME_VARIABLE: &str = "QUIETCORE_TESTBED";
 pub const ENGINE_VARIABLE: &str = "QUIETCORE_ENGINE";
 /// For any other cluster: an image with nsenter and sleep that its nodes can pull, for verbs that act on a node.
 pub const NODE_SHELL_VARIABLE: &str = "QUIETCORE_NODE_SHELL_IMAGE";
+
+const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
 
 /// Tests of one binary run in threads; restarting a runtime under another test helps nobody.
 static ONE_TEST_AT_A_TIME: Mutex<()> = Mutex::new(());
@@ -176,75 +175,6 @@ impl Testbed {
     pub fn get_list(&self, kind: &str, filter: &[&str]) -> Vec<Value> {
         let words = [&["get", kind, "-o", "json"], filter].concat();
         parse(&self.run_kubectl(&words))["items"].as_array().cloned().unwrap_or_default()
-    }
-
-    /// Takes the API server away until the returned guard is dropped.
-    #[track_caller]
-    pub fn stop_api_server(&self) -> StoppedApiServer<'_> {
-        let node = self.control_plane();
-        node.run(&["mv", MANIFEST, STOPPED_MANIFEST]);
-        let stopped = StoppedApiServer { testbed: self, node };
-        until("the API server to stop", Duration::from_secs(90), || {
-            let running = stopped.node.run(&["crictl", "ps", "-q", "--name", "kube-apiserver"]);
-            Ok(if running.trim().is_empty() { Seen::Done(()) } else { Seen::NotYet(running) })
-        });
-        stopped
-    }
-}
-
-/// The API server is away while this lives.
-#[derive(Debug)]
-pub struct StoppedApiServer<'a> {
-    testbed: &'a Testbed,
-    node: Node<'a>,
-}
-
-impl<'a> StoppedApiServer<'a> {
-    /// The node it ran on: the API cannot be asked for nodes now.
-    pub fn node(&self) -> &Node<'a> {
-        &self.node
-    }
-
-    /// Starts it and waits until it answers.
-    #[track_caller]
-    pub fn start(self) {
-        drop(self);
-    }
-}
-
-impl Drop for StoppedApiServer<'_> {
-    fn drop(&mut self) {
-        let started = self.node.try_run(&["mv", STOPPED_MANIFEST, MANIFEST]).and_then(|_| {
-            crate::wait::try_until("the API server to answer", Duration::from_secs(120), || {
-                let ready = run(&mut self.testbed.kubectl(&["get", "--raw", "/readyz"]))?;
-                Ok(if ready == "ok" { Seen::Done(()) } else { Seen::NotYet(ready) })
-            })
-        });
-        if let Err(error) = started
-            && !std::thread::panicking()
-        {
-            panic!("{error:#}");
-        }
-    }
-}
-
-const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
-/// The kubelet runs what is in this folder: a file moved out of it is a pod stopped.
-const MANIFEST: &str = "/etc/kubernetes/manifests/kube-apiserver.yaml";
-const STOPPED_MANIFEST: &str = "/etc/kubernetes/kube-apiserver.stopped.yaml";
-
-impl Access {
-    fn from_env() -> Result<Access> {
-        let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
-        match (variable(NAME_VARIABLE), variable(NODE_SHELL_VARIABLE)) {
-            (Some(_), _) => {
-                let engine =
-                    variable(ENGINE_VARIABLE).with_context(|| format!("{ENGINE_VARIABLE} is not set"))?;
-                Ok(Access::Container(Engine::named(&engine, &Cache::open()?)?))
-            }
-            (None, Some(image)) => Ok(Access::Pod { image }),
-            (None, None) => Ok(Access::Refused),
-        }
     }
 }
 

@@ -13,6 +13,9 @@ use quietcore_tests::kube::KEEP_VARIABLE;
 use quietcore_tests::testbed::{ENGINE_VARIABLE, NAME_VARIABLE};
 use quietcore_tests::{interrupt, logs, progress};
 
+/// The name that the chart's values of development have.
+const AGENT_IMAGE: &str = "localhost/quietcore:dev";
+
 /// A real Kubernetes cluster on this machine, for tests and for people.
 #[derive(Parser, Debug)]
 struct Arguments {
@@ -54,7 +57,7 @@ enum Verb {
         #[arg(long, env = "QUIETCORE_CLUSTER", default_value = "quietcore")]
         name: String,
         /// The image's name in the cluster
-        #[arg(long, default_value = "localhost/quietcore:dev")]
+        #[arg(long, default_value = AGENT_IMAGE)]
         tag: String,
         /// A static program
         binary: PathBuf,
@@ -66,6 +69,9 @@ struct Options {
     /// One control plane, the others are workers
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
     nodes: u8,
+    /// The agent's binary, loaded as localhost/quietcore:dev
+    #[arg(long)]
+    agent: Option<PathBuf>,
     /// Leave the cluster as it is after a failure
     #[arg(long)]
     keep: bool,
@@ -77,7 +83,10 @@ fn main() -> ExitCode {
         Verb::Up { name, options } => up(name, options),
         Verb::Down { name } => down(name),
         Verb::Run { name, options, command } => run_in_cluster(name, options, command),
-        Verb::Image { name, tag, binary } => load_image(name, tag, binary),
+        Verb::Image { name, tag, binary } => {
+            load_image(&Cluster::named(name)?, tag, binary)?;
+            Ok(ExitCode::SUCCESS)
+        }
     });
     result.unwrap_or_else(|error| {
         progress::say(&format!("testbed: {error:#}"));
@@ -94,6 +103,7 @@ fn up(name: &str, options: &Options) -> Result<ExitCode> {
         clean_up(&cluster, false, options.keep)?;
         return Err(error);
     }
+    load_agent(&cluster, options)?;
     for (variable, value) in variables(&cluster) {
         println!("export {variable}={value}");
     }
@@ -110,7 +120,8 @@ fn down(name: &str) -> Result<ExitCode> {
 fn run_in_cluster(name: &str, options: &Options, words: &[String]) -> Result<ExitCode> {
     let cluster = Cluster::named(name)?;
     let _claim = cluster.claim()?;
-    let outcome = cluster.up(options.nodes.into()).and_then(|()| {
+    let start = || cluster.up(options.nodes.into()).and_then(|()| load_agent(&cluster, options));
+    let outcome = start().and_then(|()| {
         let [program, arguments @ ..] = words else { bail!("no command to run") };
         let mut command = Command::new(program);
         command.args(arguments).envs(variables(&cluster)).env("PATH", path_with_tools(&cluster));
@@ -147,13 +158,15 @@ fn clean_up(cluster: &Cluster, succeeded: bool, keep: bool) -> Result<()> {
     cluster.down()
 }
 
-fn load_image(name: &str, tag: &str, binary: &Path) -> Result<ExitCode> {
-    let cluster = Cluster::named(name)?;
+fn load_agent(cluster: &Cluster, options: &Options) -> Result<()> {
+    options.agent.as_deref().map_or(Ok(()), |binary| load_image(cluster, AGENT_IMAGE, binary))
+}
+
+fn load_image(cluster: &Cluster, tag: &str, binary: &Path) -> Result<()> {
     let folder = tempfile::tempdir().context("make a temporary folder")?;
     let archive = folder.path().join("image.tar");
     Image::new(tag).file(binary, "/quietcore").entrypoint(&["/quietcore"]).write(&archive)?;
-    cluster.load_image(&archive)?;
-    Ok(ExitCode::SUCCESS)
+    cluster.load_image(&archive)
 }
 
 /// What a command needs to find the cluster, and to be root on its nodes.
