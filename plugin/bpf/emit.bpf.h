@@ -23,8 +23,8 @@ struct {
 	__type(value, unsigned int);
 } qc_own_ipi SEC(".maps");
 
-extern int bpf_send_signal_task(struct task_struct *task, int sig, enum pid_type type, unsigned long long value)
-	__weak __ksym;
+extern int bpf_send_signal_task(struct task_struct *task, int sig, enum pid_type type,
+				unsigned long long value) __weak __ksym;
 
 /* What is known of an entry, or of a turn in the thread's story, when it happens. */
 struct happening {
@@ -46,8 +46,8 @@ static __always_inline void fill_pids(struct qc_record *record, struct task_stru
 	unsigned int level = BPF_CORE_READ(tid, level);
 
 	record->pid_level = level < QC_PID_LEVELS ? level : QC_PID_LEVELS - 1;
-#define PID_AT(i)                                                                                         \
-	record->pids[i] = i <= level ? BPF_CORE_READ(tid, numbers[i].nr) : 0;                                 \
+#define PID_AT(i)                                                                                            \
+	record->pids[i] = i <= level ? BPF_CORE_READ(tid, numbers[i].nr) : 0;                                \
 	record->tgids[i] = i <= level ? BPF_CORE_READ(tgid, numbers[i].nr) : 0
 	PID_AT(0);
 	PID_AT(1);
@@ -83,6 +83,8 @@ static __noinline int emit(struct qc_thread *thread, struct happening *what, str
 	record->args[4] = regs->r8;
 	record->args[5] = regs->r9;
 	record->slot = slot;
+	record->generation = thread->generation;
+	record->reserved = 0;
 	record->cpu = bpf_get_smp_processor_id();
 	fill_pids(record, task);
 	record->flags = what->flags;
@@ -106,22 +108,24 @@ static __noinline unsigned int send(struct qc_thread *thread, struct happening *
 	unsigned int signal = what->signal;
 	unsigned int flags = QC_F_SIGNALLED;
 	unsigned int key = 0, *own_ipi;
-	void *handler = 0;
+	void *handler = 0, *action;
 	long error;
 
 	if (signal < 1 || signal > 64)
 		return 0;
-	bpf_probe_read_kernel(&handler, sizeof(handler), &task->sighand->action[(signal - 1) & 63].sa.sa_handler);
-	if (!handler && (task->signal->flags & SIGNAL_UNKILLABLE) && signal != SIGKILL) {
+	/* The element's size is asked of BTF: only a field's place, not an array's stride, is relocated. */
+	action = (void *)&task->sighand->action[0];
+	action += ((signal - 1) & 63) * bpf_core_type_size(struct k_sigaction);
+	bpf_probe_read_kernel(&handler, sizeof(handler), &((struct k_sigaction *)action)->sa.sa_handler);
+	/* A blocked signal is kept whatever its disposition (kernel/signal.c, sig_ignored). */
+	if (task->blocked.sig[0] >> (signal - 1) & 1) {
+		flags |= QC_F_BLOCKED;
+	} else if (!handler && (task->signal->flags & SIGNAL_UNKILLABLE) && signal != SIGKILL) {
 		signal = SIGKILL;
 		flags |= QC_F_ESCALATED;
 	}
-	if (signal != SIGKILL) {
-		if (task->blocked.sig[0] >> (signal - 1) & 1)
-			flags |= QC_F_BLOCKED;
-		if (handler == (void *)1)
-			flags |= QC_F_IGNORED;
-	}
+	if (handler == (void *)1)
+		flags |= QC_F_IGNORED;
 	if (bpf_ksym_exists(bpf_send_signal_task))
 		error = bpf_send_signal_task(task, signal, PIDTYPE_PID, 0xd0000000ULL | what->class);
 	else

@@ -25,7 +25,7 @@ static __always_inline void disarm(struct qc_thread *thread)
 
 static __noinline int left_core(struct qc_thread *thread, struct task_struct *task, unsigned int cpu)
 {
-	struct happening what = { .kind = QC_KIND_LEFT_CORE, .flags = QC_F_DISARMED, .detail = cpu };
+	struct happening what = {.kind = QC_KIND_LEFT_CORE, .flags = QC_F_DISARMED, .detail = cpu};
 
 	disarm(thread);
 	return emit(thread, &what, task);
@@ -84,7 +84,8 @@ static __noinline int entered(struct qc_thread *thread, struct happening *what, 
 	__sync_fetch_and_add(&counts->entries[what->class & 3], 1);
 	remember_place(thread, regs->ip, regs->sp);
 	if (thread->unsent) {
-		struct happening again = { .class = what->class, .signal = thread->unsent, .irqs_off = what->irqs_off };
+		struct happening again = {
+		    .class = what->class, .signal = thread->unsent, .irqs_off = what->irqs_off};
 
 		if (send(thread, &again) & QC_F_SIGNALLED)
 			__sync_fetch_and_add(&counts->signals, 1);

@@ -8,22 +8,23 @@
 
 #include "entry.bpf.h"
 
-static __always_inline int interrupted(struct qc_thread *thread, unsigned short kind, unsigned long long number)
+static __always_inline int interrupted(struct qc_thread *thread, unsigned short kind,
+				       unsigned long long number)
 {
-	struct happening what = { .kind = kind, .class = QC_INTERRUPT, .irqs_off = 1, .detail = number };
+	struct happening what = {.kind = kind, .class = QC_INTERRUPT, .irqs_off = 1, .detail = number};
 
 	return entered(thread, &what, 0);
 }
 
-#define VECTOR(tracepoint, of_kind)                                                                       \
-	SEC("tp_btf/" #tracepoint)                                                                        \
-	int BPF_PROG(qc_##tracepoint, int vector)                                                         \
-	{                                                                                                 \
-		struct qc_thread *thread = watched();                                                     \
-                                                                                                          \
-		if (!thread || !from_user(ctx, FROM_USER_VECTOR))                                         \
-			return 0;                                                                         \
-		return interrupted(thread, of_kind, vector);                                              \
+#define VECTOR(tracepoint, of_kind)                                                                          \
+	SEC("tp_btf/" #tracepoint)                                                                           \
+	int BPF_PROG(qc_##tracepoint, int vector)                                                            \
+	{                                                                                                    \
+		struct qc_thread *thread = watched();                                                        \
+                                                                                                             \
+		if (!thread || !from_user(ctx, FROM_USER_VECTOR))                                            \
+			return 0;                                                                            \
+		return interrupted(thread, of_kind, vector);                                                 \
 	}
 
 VECTOR(local_timer_entry, QC_KIND_TICK)
@@ -54,7 +55,8 @@ SEC("tp_btf/irq_handler_entry")
 int BPF_PROG(qc_irq_handler_entry, int irq, struct irqaction *action)
 {
 	struct qc_thread *thread = watched();
-	struct happening what = { .kind = QC_KIND_DEVICE_IRQ, .class = QC_INTERRUPT, .irqs_off = 1, .detail = irq };
+	struct happening what = {
+	    .kind = QC_KIND_DEVICE_IRQ, .class = QC_INTERRUPT, .irqs_off = 1, .detail = irq};
 	struct irqaction *last;
 	int same_line;
 
@@ -80,7 +82,7 @@ int BPF_PROG(qc_sched_switch, bool preempt, struct task_struct *prev, struct tas
 {
 	struct qc_thread *thread = watched();
 	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	struct happening what = { .kind = QC_KIND_SWITCH, .class = QC_INTERRUPT };
+	struct happening what = {.kind = QC_KIND_SWITCH, .class = QC_INTERRUPT};
 
 	if (!thread || thread->in_syscall || thread->entry_ip == ANY_PLACE)
 		return 0;

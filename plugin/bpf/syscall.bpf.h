@@ -10,8 +10,8 @@
 #include "quietcore.h"
 
 /* Stop, and what is ignored by default, would be a violation that nobody notices (signal(7)). */
-#define BAD_SIGNALS                                                                                       \
-	(1ULL << 16 /* CHLD */ | 1ULL << 17 /* CONT */ | 1ULL << 18 /* STOP */ | 1ULL << 19 /* TSTP */ |       \
+#define BAD_SIGNALS                                                                                          \
+	(1ULL << 16 /* CHLD */ | 1ULL << 17 /* CONT */ | 1ULL << 18 /* STOP */ | 1ULL << 19 /* TSTP */ |     \
 	 1ULL << 20 /* TTIN */ | 1ULL << 21 /* TTOU */ | 1ULL << 22 /* URG */ | 1ULL << 27 /* WINCH */)
 
 static __always_inline int signal_is_good(unsigned int signal)
@@ -19,7 +19,8 @@ static __always_inline int signal_is_good(unsigned int signal)
 	return signal == 0 || (signal <= 64 && !(BAD_SIGNALS >> (signal - 1) & 1));
 }
 
-static __always_inline int is_exempt(const struct qc_grant *grant, unsigned long nr, unsigned long option, int abi)
+static __always_inline int is_exempt(const struct qc_grant *grant, unsigned long nr, unsigned long option,
+				     int abi)
 {
 	/* The 32-bit umask has the number of exit: numbers are compared for the native ABI only. */
 	if (abi)
@@ -36,7 +37,7 @@ static __noinline int syscall_entered(struct qc_thread *thread, struct pt_regs *
 	struct task_struct *task = bpf_get_current_task_btf();
 	const struct qc_grant *grant = grant_of(thread);
 	unsigned long nr = regs->orig_ax;
-	struct happening what = { .kind = QC_KIND_SYSCALL, .class = QC_SYSCALL, .flags = flags, .detail = nr };
+	struct happening what = {.kind = QC_KIND_SYSCALL, .class = QC_SYSCALL, .flags = flags, .detail = nr};
 
 	if (!grant)
 		return 0;
@@ -67,7 +68,8 @@ static __always_inline void take_signals(struct qc_thread *thread, unsigned long
 static __always_inline int refusal(const struct qc_grant *grant, struct pt_regs *regs, unsigned long bits)
 {
 	unsigned long classes = regs->dx;
-	unsigned long known = PR_TASK_ISOLATION_ENABLE | PR_TASK_ISOLATION_CLASSES | PR_TASK_ISOLATION_SET_SIG(0x7f);
+	unsigned long known =
+	    PR_TASK_ISOLATION_ENABLE | PR_TASK_ISOLATION_CLASSES | PR_TASK_ISOLATION_SET_SIG(0x7f);
 	int by_class = !!(bits & PR_TASK_ISOLATION_CLASSES);
 
 	if ((bits & ~known) || regs->r10 || regs->r8)
@@ -76,8 +78,8 @@ static __always_inline int refusal(const struct qc_grant *grant, struct pt_regs 
 		return QC_REFUSED_ARGUMENT;
 	if (!signal_is_good(PR_TASK_ISOLATION_GET_SIG(bits)))
 		return QC_REFUSED_ARGUMENT;
-	if (by_class && (classes >> 24 || !signal_is_good(classes & 0xff) || !signal_is_good(classes >> 8 & 0xff) ||
-			 !signal_is_good(classes >> 16 & 0xff)))
+	if (by_class && (classes >> 24 || !signal_is_good(classes & 0xff) ||
+			 !signal_is_good(classes >> 8 & 0xff) || !signal_is_good(classes >> 16 & 0xff)))
 		return QC_REFUSED_ARGUMENT;
 	if (!by_class && classes)
 		return QC_REFUSED_ARGUMENT;
@@ -145,7 +147,7 @@ SEC("tp_btf/sys_exit")
 int BPF_PROG(qc_sys_exit, struct pt_regs *regs, long ret)
 {
 	struct qc_thread *thread = watched();
-	struct happening what = { .kind = QC_KIND_ARMED };
+	struct happening what = {.kind = QC_KIND_ARMED};
 
 	if (!thread)
 		return 0;

@@ -80,8 +80,8 @@ static __always_inline int on_its_core(struct task_struct *task, const struct qc
  */
 #define FROM_USER_VECTOR 240
 #define FROM_USER_DEVICE 400
-#define from_user(ctx, limit)                                                                             \
-	((unsigned long long)bpf_task_pt_regs(bpf_get_current_task_btf()) - (unsigned long long)(ctx) <       \
+#define from_user(ctx, limit)                                                                                \
+	((unsigned long long)bpf_task_pt_regs(bpf_get_current_task_btf()) - (unsigned long long)(ctx) <      \
 	 (unsigned long long)(limit))
 
 #endif

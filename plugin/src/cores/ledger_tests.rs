@@ -137,8 +137,8 @@ proptest! {
                 }
                 Step::Claim { token, pod, container, id } => {
                     let prefix = format!("{token}-");
-                    let tokens = ledger.allocations.keys().filter(|known| known.as_str().starts_with(&prefix));
-                    let token = tokens.last().cloned().unwrap_or_else(|| Token::of("none"));
+                    let mut tokens = ledger.allocations.keys().filter(|known| known.as_str().starts_with(&prefix));
+                    let token = tokens.next_back().cloned().unwrap_or_else(|| Token::of("none"));
                     let holder = holder(&pod.to_string(), &container.to_string());
                     let _ = ledger.claim(&token, &holder, &id.to_string(), "plan", &node_default());
                 }

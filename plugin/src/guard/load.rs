@@ -98,7 +98,7 @@ impl Guard {
 
     /// Gives the node back: removes the pins, and with the last of them the programs. Asked for explicitly,
     /// never on exit.
-    pub fn release(self) -> Result<(), GuardError> {
+    pub fn unpin(&self) -> Result<(), GuardError> {
         remove_dir(&self.root)
     }
 }

@@ -18,7 +18,7 @@ pub(super) struct SharedArray<T> {
 
 impl<T: Copy> SharedArray<T> {
     pub(super) fn map(fd: impl AsFd, n: usize) -> io::Result<SharedArray<T>> {
-        const { assert!(size_of::<T>() % 8 == 0) };
+        const { assert!(size_of::<T>().is_multiple_of(8)) };
         let memory = MmapOptions::new().len(n * size_of::<T>()).map_raw(fd.as_fd().as_raw_fd())?;
         Ok(SharedArray { memory, n, of: PhantomData })
     }
