@@ -11,7 +11,6 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{abi, load::Pinned, rules::set_bit, shared::SharedArray};
-use crate::policy::effective::Class;
 
 /// 1 to 255; slot 0 is never given out, so that a zeroed thread belongs to nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -32,21 +31,6 @@ impl Slot {
 
     fn idx(self) -> usize {
         usize::from(self.0)
-    }
-}
-
-/// What a slot's threads did so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counts {
-    pub entries: [u64; 4],
-    pub violations: [u64; 4],
-    pub signals: u64,
-    pub lost: u64,
-}
-
-impl Counts {
-    pub fn entries_of(&self, class: Class) -> u64 {
-        self.entries[class.index()]
     }
 }
 
@@ -98,9 +82,9 @@ impl Slots {
         Slot::all().filter(|slot| slot.idx() < self.grants.len() && self.is_live(*slot))
     }
 
-    pub fn counts(&self, slot: Slot) -> Counts {
-        let abi::qc_counts { entries, violations, signals, lost } = self.counts.get(slot.idx());
-        Counts { entries, violations, signals, lost }
+    /// What the slot's threads did so far.
+    pub fn counts(&self, slot: Slot) -> abi::qc_counts {
+        self.counts.get(slot.idx())
     }
 
     fn publish_granted_cpus(&self) {

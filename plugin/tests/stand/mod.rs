@@ -19,10 +19,10 @@ use quietcore::{
     arm::plan::{Provider, shim_plan},
     cores::set::CpuSet,
     guard::{
-        abi::qc_record,
+        abi::{qc_counts, qc_record},
         load::Guard,
         rules::rules,
-        slots::{Counts, Slot},
+        slots::Slot,
     },
     policy::{
         accept::node_default,
@@ -53,7 +53,7 @@ pub struct Stand {
 
 pub struct Run {
     pub records: Vec<qc_record>,
-    pub counts: Counts,
+    pub counts: qc_counts,
     pub output: String,
     pub code: Option<i32>,
     pub signal: Option<i32>,
