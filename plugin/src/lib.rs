@@ -22,4 +22,5 @@ pub mod arm;
 pub mod guard;
 pub mod violation;
 pub mod report;
+pub mod metrics;
 pub mod agent;

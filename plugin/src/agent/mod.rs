@@ -1,1 +1,3 @@
 //! Wiring: builds the steps, starts their tasks, stops them in reverse order.
+
+pub mod http;

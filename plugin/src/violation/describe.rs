@@ -114,7 +114,9 @@ fn answer_words(answer: Answer) -> String {
         Answer::Audit(0) => "Audit: signal not sent".into(),
         Answer::Audit(signal) => format!("Audit: {} not sent", signal_name(signal)),
         Answer::Sent(signal) => format!("{} sent", signal_name(signal)),
-        Answer::Escalated(9 | 0) => "SIGKILL sent (init of a PID namespace ignores the policy's signal)".into(),
+        Answer::Escalated(9 | 0) => {
+            "SIGKILL sent (init of a PID namespace ignores the policy's signal)".into()
+        }
         Answer::Escalated(signal) => {
             format!("SIGKILL sent instead of {} (init of a PID namespace ignores it)", signal_name(signal))
         }

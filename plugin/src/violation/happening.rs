@@ -121,12 +121,7 @@ impl TryFrom<&abi::qc_record> for Happening {
                 disarmed: has(record, abi::QC_F_DISARMED),
             }),
         };
-        Ok(Happening {
-            at: Duration::from_nanos(record.at_ns),
-            ip: record.ip,
-            thread: thread(record),
-            story,
-        })
+        Ok(Happening { at: Duration::from_nanos(record.at_ns), ip: record.ip, thread: thread(record), story })
     }
 }
 

@@ -24,13 +24,26 @@ pub enum Whom {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum What {
     /// By number and place.
-    Syscall { number: u64, abi: SyscallAbi, ip: u64 },
-    Exception { ip: u64 },
+    Syscall {
+        number: u64,
+        abi: SyscallAbi,
+        ip: u64,
+    },
+    Exception {
+        ip: u64,
+    },
     /// An interrupt is not the interrupted instruction's doing: one series wherever it hits.
-    Interrupt { kind: InterruptKind },
-    Hardware { mce: bool },
+    Interrupt {
+        kind: InterruptKind,
+    },
+    Hardware {
+        mce: bool,
+    },
     /// Everything that is not a kernel entry: by reason and text.
-    Told { reason: &'static str, note: Arc<str> },
+    Told {
+        reason: &'static str,
+        note: Arc<str>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -81,7 +94,9 @@ impl Default for Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Tell it; so many others of this pod and topic were not told since the last one that was.
-    New { untold: u64 },
+    New {
+        untold: u64,
+    },
     Again,
     TooMany,
 }
@@ -121,7 +136,8 @@ impl Limiter {
             Whom::Container { pod_uid, .. } => Some(Arc::clone(pod_uid)),
             Whom::Node => None,
         };
-        let bucket = self.buckets.entry((pod, key.what.topic())).or_insert(Bucket { full_at: now, untold: 0 });
+        let bucket =
+            self.buckets.entry((pod, key.what.topic())).or_insert(Bucket { full_at: now, untold: 0 });
         let full_at = bucket.full_at.max(now) + every;
         if every * burst < full_at.saturating_sub(now) {
             bucket.untold += 1;
@@ -132,10 +148,16 @@ impl Limiter {
         Verdict::New { untold: std::mem::take(&mut bucket.untold) }
     }
 
+    /// The new thing could not be told after all: the next of its kind is new again.
+    pub fn retract(&mut self, key: &Key) {
+        self.series.remove(key);
+    }
+
     /// The pod is gone.
     pub fn forget(&mut self, pod_uid: &str) {
         self.buckets.retain(|(pod, _), _| pod.as_deref() != Some(pod_uid));
-        self.series.retain(|key, _| !matches!(&key.whom, Whom::Container { pod_uid: p, .. } if **p == *pod_uid));
+        self.series
+            .retain(|key, _| !matches!(&key.whom, Whom::Container { pod_uid: p, .. } if **p == *pod_uid));
     }
 
     fn sweep(&mut self, now: Duration) {

@@ -61,7 +61,9 @@ fn write_call(flags: u32) -> abi::qc_record {
 fn a_system_call_names_call_place_thread_and_signal() {
     check(
         write_call(abi::QC_F_SIGNALLED),
-        expect!["syscall write(2) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent; args 0x1 0x7ffd00001000 0x6"],
+        expect![
+            "syscall write(2) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent; args 0x1 0x7ffd00001000 0x6"
+        ],
     );
 }
 
@@ -71,11 +73,15 @@ fn arguments_are_as_many_as_the_call_has() {
     check(call(39), expect!["syscall getpid(2) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent"]);
     check(
         call(9),
-        expect!["syscall mmap(2) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent; args 0x1 0x7ffd00001000 0x6 0xdead 0xbeef 0x0"],
+        expect![
+            "syscall mmap(2) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent; args 0x1 0x7ffd00001000 0x6 0xdead 0xbeef 0x0"
+        ],
     );
     check(
         call(999),
-        expect!["syscall 999 at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent; args 0x1 0x7ffd00001000 0x6"],
+        expect![
+            "syscall 999 at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent; args 0x1 0x7ffd00001000 0x6"
+        ],
     );
 }
 
@@ -83,11 +89,15 @@ fn arguments_are_as_many_as_the_call_has() {
 fn a_call_of_another_table_does_not_borrow_a_name() {
     check(
         write_call(abi::QC_F_SIGNALLED | abi::QC_F_COMPAT),
-        expect!["syscall 1 of the 32-bit table (int 0x80) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent; args 0x1 0x7ffd00001000 0x6"],
+        expect![
+            "syscall 1 of the 32-bit table (int 0x80) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent; args 0x1 0x7ffd00001000 0x6"
+        ],
     );
     check(
         write_call(abi::QC_F_SIGNALLED | abi::QC_F_X32),
-        expect!["syscall write(2) by the x32 entry at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent; args 0x1 0x7ffd00001000 0x6"],
+        expect![
+            "syscall write(2) by the x32 entry at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent; args 0x1 0x7ffd00001000 0x6"
+        ],
     );
 }
 
@@ -95,7 +105,9 @@ fn a_call_of_another_table_does_not_borrow_a_name() {
 fn a_denied_call_says_so() {
     check(
         write_call(abi::QC_F_DENIED),
-        expect!["syscall write(2) (denied by seccomp) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): reported; args 0x1 0x7ffd00001000 0x6"],
+        expect![
+            "syscall write(2) (denied by seccomp) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): reported; args 0x1 0x7ffd00001000 0x6"
+        ],
     );
 }
 
@@ -105,23 +117,33 @@ fn what_became_of_the_signal_is_always_said() {
     check(tick(0), expect!["interrupt local timer tick at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): reported"]);
     check(
         tick(abi::QC_F_AUDIT | abi::QC_F_DISARMED),
-        expect!["interrupt local timer tick at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): Audit: SIGUSR1 not sent; disarmed until the program arms again"],
+        expect![
+            "interrupt local timer tick at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): Audit: SIGUSR1 not sent; disarmed until the program arms again"
+        ],
     );
     check(
         tick(abi::QC_F_SIGNALLED | abi::QC_F_ESCALATED | abi::QC_F_DISARMED),
-        expect!["interrupt local timer tick at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGKILL sent instead of SIGUSR1 (init of a PID namespace ignores it)"],
+        expect![
+            "interrupt local timer tick at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGKILL sent instead of SIGUSR1 (init of a PID namespace ignores it)"
+        ],
     );
     check(
         tick(abi::QC_F_SIGNALLED | abi::QC_F_BLOCKED),
-        expect!["interrupt local timer tick at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent, blocked: stays pending"],
+        expect![
+            "interrupt local timer tick at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent, blocked: stays pending"
+        ],
     );
     check(
         tick(abi::QC_F_SIGNALLED | abi::QC_F_IGNORED),
-        expect!["interrupt local timer tick at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent, ignored by the program (SIG_IGN)"],
+        expect![
+            "interrupt local timer tick at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent, ignored by the program (SIG_IGN)"
+        ],
     );
     check(
         tick(abi::QC_F_SEND_FAILED),
-        expect!["interrupt local timer tick at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 not sent yet: tried again at the next entry"],
+        expect![
+            "interrupt local timer tick at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 not sent yet: tried again at the next entry"
+        ],
     );
     check(
         abi::qc_record { signal: 40, ..tick(abi::QC_F_SIGNALLED) },
@@ -138,51 +160,95 @@ fn a_page_fault_tells_access_address_and_kind() {
     };
     check(
         fault(6),
-        expect!["exception page fault writing 0x7f1234567000 (not present) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent; disarmed until the program arms again"],
+        expect![
+            "exception page fault writing 0x7f1234567000 (not present) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent; disarmed until the program arms again"
+        ],
     );
     check(
         fault(5),
-        expect!["exception page fault reading 0x7f1234567000 (not permitted) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent; disarmed until the program arms again"],
+        expect![
+            "exception page fault reading 0x7f1234567000 (not permitted) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent; disarmed until the program arms again"
+        ],
     );
     check(
         fault(0x14),
-        expect!["exception page fault executing 0x7f1234567000 (not present) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent; disarmed until the program arms again"],
+        expect![
+            "exception page fault executing 0x7f1234567000 (not present) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent; disarmed until the program arms again"
+        ],
     );
 }
 
 #[test]
 fn an_interrupt_names_who_caused_it() {
     let irq = |kind| record(kind, abi::QC_INTERRUPT, 0);
-    check(irq(abi::QC_KIND_RESCHEDULE), expect!["interrupt reschedule IPI at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): reported"]);
-    check(irq(abi::QC_KIND_CALL_FUNCTION), expect!["interrupt function-call IPI at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): reported"]);
-    check(irq(abi::QC_KIND_IRQ_WORK), expect!["interrupt irq_work IPI at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): reported"]);
+    check(
+        irq(abi::QC_KIND_RESCHEDULE),
+        expect!["interrupt reschedule IPI at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): reported"],
+    );
+    check(
+        irq(abi::QC_KIND_CALL_FUNCTION),
+        expect!["interrupt function-call IPI at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): reported"],
+    );
+    check(
+        irq(abi::QC_KIND_IRQ_WORK),
+        expect!["interrupt irq_work IPI at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): reported"],
+    );
     check(
         abi::qc_record { detail: 24, who: c_string("virtio0-input.0"), ..irq(abi::QC_KIND_DEVICE_IRQ) },
         expect!["interrupt irq 24 (virtio0-input.0) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): reported"],
     );
     check(
         abi::qc_record { code: 44, who: c_string("kworker/1:1"), ..irq(abi::QC_KIND_SWITCH) },
-        expect!["interrupt switched out by kworker/1:1 (tid 44) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): reported"],
+        expect![
+            "interrupt switched out by kworker/1:1 (tid 44) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): reported"
+        ],
     );
 }
 
 #[test]
 fn the_hardware_is_reported_and_never_signals() {
-    check(record(abi::QC_KIND_NMI, abi::QC_MACHINE_CHECK, 0), expect!["machineCheck NMI at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): reported"]);
-    check(record(abi::QC_KIND_MCE, abi::QC_MACHINE_CHECK, 0), expect!["machineCheck MCE at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): reported"]);
+    check(
+        record(abi::QC_KIND_NMI, abi::QC_MACHINE_CHECK, 0),
+        expect!["machineCheck NMI at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): reported"],
+    );
+    check(
+        record(abi::QC_KIND_MCE, abi::QC_MACHINE_CHECK, 0),
+        expect!["machineCheck MCE at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): reported"],
+    );
 }
 
 #[test]
 fn a_refused_arming_says_what_to_do() {
-    let refused = |detail: u32| abi::qc_record { detail: detail.into(), ..record(abi::QC_KIND_ARM_REFUSED, 0, 0) };
-    check(refused(abi::QC_REFUSED_AFFINITY), expect!["prctl at fwd_loop+0x1c (l2fwd, tid 31, cpu 5) refused: its affinity is not exactly one CPU of the grant; pin the thread to one (sched_setaffinity) before it arms"]);
-    check(refused(abi::QC_REFUSED_LOCKED), expect!["prctl at fwd_loop+0x1c (l2fwd, tid 31, cpu 5) refused: the policy is locked, so the program may neither choose signals nor disarm; call it with ENABLE | CLASSES and no signals, or set locked: false in the policy"]);
-    check(refused(abi::QC_REFUSED_ARGUMENT), expect!["prctl at fwd_loop+0x1c (l2fwd, tid 31, cpu 5) refused: bad argument; only ENABLE and CLASSES with signals 1 to 64 are known, and arg4 and arg5 must be 0"]);
+    let refused =
+        |detail: u32| abi::qc_record { detail: detail.into(), ..record(abi::QC_KIND_ARM_REFUSED, 0, 0) };
+    check(
+        refused(abi::QC_REFUSED_AFFINITY),
+        expect![
+            "prctl at fwd_loop+0x1c (l2fwd, tid 31, cpu 5) refused: its affinity is not exactly one CPU of the grant; pin the thread to one (sched_setaffinity) before it arms"
+        ],
+    );
+    check(
+        refused(abi::QC_REFUSED_LOCKED),
+        expect![
+            "prctl at fwd_loop+0x1c (l2fwd, tid 31, cpu 5) refused: the policy is locked, so the program may neither choose signals nor disarm; call it with ENABLE | CLASSES and no signals, or set locked: false in the policy"
+        ],
+    );
+    check(
+        refused(abi::QC_REFUSED_ARGUMENT),
+        expect![
+            "prctl at fwd_loop+0x1c (l2fwd, tid 31, cpu 5) refused: bad argument; only ENABLE and CLASSES with signals 1 to 64 are known, and arg4 and arg5 must be 0"
+        ],
+    );
 }
 
 #[test]
 fn leaving_the_core_says_what_to_do() {
-    check(record(abi::QC_KIND_LEFT_CORE, 0, 0), expect!["thread (l2fwd, tid 31, cpu 5) left its core: its affinity is no longer exactly one CPU of the grant; disarmed until the program pins the thread to one and arms again"]);
+    check(
+        record(abi::QC_KIND_LEFT_CORE, 0, 0),
+        expect![
+            "thread (l2fwd, tid 31, cpu 5) left its core: its affinity is no longer exactly one CPU of the grant; disarmed until the program pins the thread to one and arms again"
+        ],
+    );
 }
 
 #[test]

@@ -167,7 +167,10 @@ mod tests {
     #[test]
     fn a_line_cut_by_the_deadline_is_no_answer() {
         check("elf\t28\tfwd_lo", expect!["Err(NotParsed)"]);
-        check("elf\t28\tfwd_loop\t\ndwarf\t2", expect![[r#"Ok(Symbol { name: "fwd_loop", offset: 28, source: None })"#]]);
+        check(
+            "elf\t28\tfwd_loop\t\ndwarf\t2",
+            expect![[r#"Ok(Symbol { name: "fwd_loop", offset: 28, source: None })"#]],
+        );
     }
 
     #[test]

@@ -82,9 +82,11 @@ mod tests {
     #[track_caller]
     fn check(line: &str, expect: Expect) {
         let mapping = Mapping::parse(line.as_bytes());
-        expect.assert_eq(&mapping.map_or("none".into(), |m| {
-            format!("{:x}-{:x} at {:x} {:?}", m.start, m.end, m.offset, m.path)
-        }));
+        expect.assert_eq(
+            &mapping.map_or("none".into(), |m| {
+                format!("{:x}-{:x} at {:x} {:?}", m.start, m.end, m.offset, m.path)
+            }),
+        );
     }
 
     #[test]
@@ -106,8 +108,14 @@ mod tests {
 
     #[test]
     fn generated_code_and_the_vdso_have_no_path() {
-        check("7f0000000000-7f0000001000 rwxp 00000000 00:00 0 ", expect!["7f0000000000-7f0000001000 at 0 None"]);
-        check("7fff00000000-7fff00002000 r-xp 00000000 00:00 0    [vdso]", expect!["7fff00000000-7fff00002000 at 0 None"]);
+        check(
+            "7f0000000000-7f0000001000 rwxp 00000000 00:00 0 ",
+            expect!["7f0000000000-7f0000001000 at 0 None"],
+        );
+        check(
+            "7fff00000000-7fff00002000 r-xp 00000000 00:00 0    [vdso]",
+            expect!["7fff00000000-7fff00002000 at 0 None"],
+        );
     }
 
     #[test]

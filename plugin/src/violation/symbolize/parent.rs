@@ -75,7 +75,8 @@ impl Children {
         let _ = child.kill();
         let until = Instant::now() + REAP;
         let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
-        let pidfd = pid.and_then(|p| rustix::process::pidfd_open(p, rustix::process::PidfdFlags::empty()).ok());
+        let pidfd =
+            pid.and_then(|p| rustix::process::pidfd_open(p, rustix::process::PidfdFlags::empty()).ok());
         if pidfd.is_some_and(|fd| readable(fd.as_fd(), until)) && matches!(child.try_wait(), Ok(Some(_))) {
             return;
         }

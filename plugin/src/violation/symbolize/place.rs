@@ -16,8 +16,15 @@ pub enum Place {
         source: Option<String>,
     },
     /// A file of the container and the offset in it.
-    Module { name: String, offset: u64, why: NoFunction },
-    Address { ip: u64, why: NoModule },
+    Module {
+        name: String,
+        offset: u64,
+        why: NoFunction,
+    },
+    Address {
+        ip: u64,
+        why: NoModule,
+    },
 }
 
 /// Why only the module is known.

@@ -65,9 +65,7 @@ pub fn enter() -> io::Result<()> {
 }
 
 fn limit_resources() -> io::Result<()> {
-    let limit = |resource, value| {
-        setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) })
-    };
+    let limit = |resource, value| setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) });
     limit(Resource::As, ADDRESS_SPACE)?;
     limit(Resource::Data, HEAP)?;
     limit(Resource::Cpu, CPU_SECONDS)?;
@@ -100,9 +98,8 @@ fn filter() -> Vec<libc::sock_filter> {
     const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
     let load = |offset| instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset);
     let answer = |value| instruction(libc::BPF_RET | libc::BPF_K, 0, 0, value);
-    let jump_if = |value, equal, not| {
-        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, equal, not, value)
-    };
+    let jump_if =
+        |value, equal, not| instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, equal, not, value);
 
     let mut program = vec![
         load(ARCH),
