@@ -1,7 +1,7 @@
 //! The command line. Each chart value is one flag; `agent::run` destructures them all, so a flag that nobody
 //! uses does not compile.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -25,7 +25,10 @@ pub enum Command {
     Release(ReleaseArgs),
     /// Reads one binary on behalf of the agent, without capabilities.
     #[command(hide = true)]
-    SymbolizeChild,
+    SymbolizeChild {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 #[derive(Debug, Args)]

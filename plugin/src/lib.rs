@@ -15,12 +15,13 @@
 //!
 //! `agent` wires the steps together and is the only place that knows them all.
 
-pub mod agent;
 pub mod args;
-pub mod arm;
-pub mod cores;
-pub mod guard;
-pub mod nri;
 pub mod policy;
-pub mod report;
+pub mod cores;
+pub mod nri;
+pub mod arm;
+pub mod guard;
 pub mod violation;
+pub mod report;
+pub mod metrics;
+pub mod agent;

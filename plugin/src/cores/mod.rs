@@ -3,11 +3,11 @@
 //! The kubelet picks devices (`device_plugin`), the ledger remembers which token stands for which CPUs and who
 //! holds them, and step 4 asks it by the token in the container's annotations.
 
-pub mod device_plugin;
-pub mod grants;
-pub mod kubelet;
-pub mod ledger;
-pub mod machine;
 pub mod set;
 pub mod token;
 pub mod topology;
+pub mod ledger;
+pub mod grants;
+pub mod device_plugin;
+pub mod kubelet;
+pub mod machine;

@@ -3,14 +3,14 @@
 //! `Guard` is the handle: loaded once at agent start, or adopted from the pins of an agent before it. After
 //! that everything is a store into mapped memory: nothing here enters a granted core.
 
+pub mod support;
 pub mod load;
-pub mod record;
-pub mod ring;
 pub mod rules;
 mod shared;
 pub mod slots;
-pub mod support;
 pub mod watch;
+pub mod record;
+pub mod ring;
 
 /// The types of bpf/record.h.
 pub mod abi {

@@ -5,11 +5,11 @@
 //!                                                     adjust: what we ask for    verify: did we get it?
 //! ```
 
-pub mod adjust;
-pub mod dispatch;
 pub mod frame;
-pub mod handler;
-pub mod session;
 pub mod ttrpc;
-pub mod verify;
 pub mod version;
+pub mod handler;
+pub mod dispatch;
+pub mod session;
+pub mod adjust;
+pub mod verify;
