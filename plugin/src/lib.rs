@@ -15,6 +15,7 @@
 //!
 //! `agent` wires the steps together and is the only place that knows them all.
 
+pub mod args;
 pub mod policy;
 pub mod cores;
 pub mod nri;
@@ -22,4 +23,5 @@ pub mod arm;
 pub mod guard;
 pub mod violation;
 pub mod report;
+pub mod metrics;
 pub mod agent;

@@ -1,1 +1,13 @@
 //! Wiring: builds the steps, starts their tasks, stops them in reverse order.
+
+pub mod run;
+pub mod housekeeping;
+pub mod shim_file;
+pub mod disk;
+pub mod gate;
+pub mod containers;
+pub mod records;
+pub mod changes;
+pub mod node_object;
+pub mod release;
+pub mod http;

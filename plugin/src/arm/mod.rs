@@ -1,1 +1,3 @@
-//! Step 6: what arms a thread: the shim's plan and the slot of the guard.
+//! Step 6: what arms a thread. The agent only says how; the shim and the guard do it.
+
+pub mod plan;

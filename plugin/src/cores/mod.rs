@@ -1,3 +1,13 @@
 //! Step 3: which CPUs a container gets.
+//!
+//! The kubelet picks devices (`device_plugin`), the ledger remembers which token stands for which CPUs and who
+//! holds them, and step 4 asks it by the token in the container's annotations.
 
 pub mod set;
+pub mod token;
+pub mod topology;
+pub mod ledger;
+pub mod grants;
+pub mod device_plugin;
+pub mod kubelet;
+pub mod machine;

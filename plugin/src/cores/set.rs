@@ -4,6 +4,8 @@
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
+use serde::{Deserialize, Serialize};
+
 /// The highest CPU number we handle, plus one: the guard's bitmask of granted CPUs has this many bits.
 pub const MAX_CPUS: u32 = 1024;
 
@@ -22,7 +24,8 @@ impl CpuId {
 
 /// CPUs of one container, or of the node. Never empty: a runtime reads "" as "leave the cpuset alone",
 /// which would hand the container every CPU of the node.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct CpuSet(BTreeSet<CpuId>);
 
 impl CpuSet {
@@ -103,6 +106,20 @@ impl FromStr for CpuSet {
             cpus.extend((first..=last).map(CpuId));
         }
         CpuSet::new(cpus).ok_or(ParseCpuSetError::Empty)
+    }
+}
+
+impl TryFrom<String> for CpuSet {
+    type Error = ParseCpuSetError;
+
+    fn try_from(list: String) -> Result<CpuSet, ParseCpuSetError> {
+        list.parse()
+    }
+}
+
+impl From<CpuSet> for String {
+    fn from(cpus: CpuSet) -> String {
+        cpus.to_string()
     }
 }
 

@@ -1,0 +1,61 @@
+//! `DataplaneNode`: what one node offers, and the request that it lets go. Only that node's agent writes it.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "quietcore.io",
+    version = "v1alpha1",
+    kind = "DataplaneNode",
+    plural = "dataplanenodes",
+    shortname = "dpn",
+    category = "quietcore",
+    status = "DataplaneNodeStatus",
+    doc = "What one node offers to strict pods. It has the node's name and is written by the node's agent.",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+    ),
+    printcolumn(name = "Cores", type_ = "string", json_path = ".status.isolatedCpus"),
+    printcolumn(name = "Detector", type_ = "string", json_path = ".status.detector"),
+    printcolumn(name = "Provider", type_ = "string", json_path = ".status.provider"),
+    printcolumn(name = "Runtime", type_ = "string", json_path = ".status.runtime"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct DataplaneNodeSpec {
+    /// true: the agent publishes no cores any more, unpins its programs and says so in the condition Released.
+    /// Refused, and the pods are named there, while strict pods run.
+    #[serde(default)]
+    pub release: bool,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct DataplaneNodeStatus {
+    /// CPUs that strict pods may get, in the kernel's list format; empty on a node that shares its machine with
+    /// another that publishes them.
+    #[serde(default)]
+    pub isolated_cpus: String,
+    /// How kernel entries are seen: Tracepoint.
+    #[serde(default)]
+    pub detector: String,
+    /// Who answers the prctl: Seccomp.
+    #[serde(default)]
+    pub provider: String,
+    /// Container runtime and its NRI version.
+    #[serde(default)]
+    pub runtime: String,
+    /// Running strict containers, as namespace/pod/container.
+    #[serde(default)]
+    #[schemars(length(max = 256))]
+    pub strict_containers: Vec<String>,
+    /// Ready: pods can get cores. Released: the node was given back.
+    #[serde(default)]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * A thread's life: what its children inherit, what an exec changes, and when it leaves its core. Rare
+ * events, so no test of the CPU comes first: a watched thread may be anywhere by then.
+ */
+#ifndef QUIETCORE_LIFE_BPF_H
+#define QUIETCORE_LIFE_BPF_H
+
+#include "entry.bpf.h"
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(qc_fork, struct task_struct *parent, struct task_struct *child)
+{
+	struct qc_thread *thread = bpf_task_storage_get(&qc_threads, parent, 0, 0), *new;
+
+	if (!thread)
+		return 0;
+	new = bpf_task_storage_get(&qc_threads, child, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!new)
+		return 0;
+	new->slot = thread->slot;
+	new->generation = thread->generation;
+	new->state = thread->state == QC_STATE_NEW ? QC_STATE_NEW : QC_STATE_WATCHED;
+	/* It begins on its way out of fork, so its first sys_exit is nobody's entry. */
+	new->in_syscall = 1;
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(qc_exec, struct task_struct *task)
+{
+	struct qc_thread *thread = bpf_task_storage_get(&qc_threads, task, 0, 0);
+
+	if (!thread)
+		return 0;
+	switch (thread->state) {
+	case QC_STATE_NEW:
+		thread->state = QC_STATE_SHIM;
+		break;
+	case QC_STATE_AT_EXEC:
+		thread->state = QC_STATE_AT_RETURN;
+		break;
+	default:
+		/* An armed thread's execve was a violation when it began. */
+		disarm(thread);
+	}
+	return 0;
+}
+
+/* Somebody moves an armed thread off its core; from there none of the other programs would see it. */
+SEC("tp_btf/sched_migrate_task")
+int BPF_PROG(qc_migrate, struct task_struct *task, int to)
+{
+	struct qc_thread *thread = bpf_task_storage_get(&qc_threads, task, 0, 0);
+	const struct qc_grant *grant;
+
+	if (!thread || thread->state != QC_STATE_ARMED)
+		return 0;
+	grant = grant_of(thread);
+	if (grant && !cpu_in(grant->cpus, to))
+		left_core(thread, task, to);
+	return 0;
+}
+
+#endif

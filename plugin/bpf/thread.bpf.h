@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * Who is watched, and who of them is armed. A thread's state lives in task storage: it follows the thread
+ * through exec, dies with it, and needs no look-up by number.
+ *
+ *	NEW --exec--> SHIM --exec--> WATCHED <--prctl--> ARMED
+ *	                 \--ON_EXEC--> AT_EXEC --exec--> AT_RETURN --return of execve--> ARMED
+ *
+ * NEW is the runtime's init, put here by the agent at StartContainer. What SHIM may do (challenge, arm the
+ * exec) the pod's own code may not: it runs only after the second exec. Children are WATCHED.
+ */
+#ifndef QUIETCORE_THREAD_BPF_H
+#define QUIETCORE_THREAD_BPF_H
+
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include "kernel.h"
+#include "record.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct qc_thread);
+} qc_threads SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, QC_MAX_SLOTS);
+	__type(key, unsigned int);
+	__type(value, struct qc_grant);
+} qc_grants SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, QC_MAX_SLOTS);
+	__type(key, unsigned int);
+	__type(value, struct qc_counts);
+} qc_counts_map SEC(".maps");
+
+/* CPUs of live slots. Global data, because it is the first test of every program on every CPU. */
+unsigned long long qc_granted[QC_MAX_CPUS / 64] SEC(".data.granted");
+
+static __always_inline int cpu_in(const unsigned long long *mask, unsigned int cpu)
+{
+	return cpu < QC_MAX_CPUS && (mask[cpu / 64] >> (cpu % 64) & 1);
+}
+
+/* The current thread, when it is watched and its CPU is granted. */
+static __always_inline struct qc_thread *watched(void)
+{
+	if (!cpu_in(qc_granted, bpf_get_smp_processor_id()))
+		return 0;
+	return bpf_task_storage_get(&qc_threads, bpf_get_current_task_btf(), 0, 0);
+}
+
+/* A slot that was given to another container since is not this thread's any more. */
+static __always_inline struct qc_grant *grant_of(const struct qc_thread *thread)
+{
+	unsigned int slot = thread->slot;
+	struct qc_grant *grant = bpf_map_lookup_elem(&qc_grants, &slot);
+
+	if (!grant || !grant->live || grant->generation != thread->generation)
+		return 0;
+	return grant;
+}
+
+static __always_inline int on_its_core(struct task_struct *task, const struct qc_grant *grant)
+{
+	return task->nr_cpus_allowed == 1 && cpu_in(grant->cpus, bpf_get_smp_processor_id());
+}
+
+/*
+ * Did this interrupt hit user mode? Then it is the first thing on the empty kernel stack, and `ctx`, which
+ * lies on that stack, is a small constant below the saved user registers. An interrupt of kernel mode is
+ * further down, or on the interrupt stack. Measured distances: timer 104, call function 88, reschedule 80,
+ * device interrupt 256 (6.12 and 6.18); from kernel mode 288 and more.
+ */
+#define FROM_USER_VECTOR 240
+#define FROM_USER_DEVICE 400
+#define from_user(ctx, limit)                                                                                \
+	((unsigned long long)bpf_task_pt_regs(bpf_get_current_task_btf()) - (unsigned long long)(ctx) <      \
+	 (unsigned long long)(limit))
+
+#endif

@@ -1,0 +1,255 @@
+//! Steps 2 to 4b in one place: what the agent answers when the runtime creates, starts, changes or ends a
+//! container. Decides from memory; the only IO is /proc/PID/status and the guard's own memory and maps.
+
+use std::{collections::HashSet, fs, path::PathBuf, sync::Arc};
+
+use quietcore_proto::nri::{Container, ContainerAdjustment, ContainerUpdate, LinuxResources, PodSandbox};
+
+use super::containers::Containers;
+use crate::{
+    arm::plan::{Provider, SHIM_PATH, shim_plan},
+    cores::{
+        grants::Grants,
+        ledger::{Grant, Holder},
+        token::{self, Token},
+        topology::Topology,
+    },
+    guard::{load::Guard, rules::rules},
+    nri::{
+        adjust::{self, TRIPWIRE, Wanted},
+        handler::{Handler, Refusal},
+        verify::{init_facts, verify},
+        version::{Runtime, WITH_ARGS},
+    },
+    policy::{
+        accept::node_default,
+        effective::Effective,
+        resolve::{Choice, resolve},
+        store::PolicyStore,
+    },
+    report::{Reason, Reporter, Subject},
+};
+
+/// The part of the node's state that others read: readiness, the DataplaneNode.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Seen {
+    pub runtime: Option<Runtime>,
+    /// The node was given back: nothing strict starts here any more.
+    pub released: bool,
+}
+
+#[expect(missing_debug_implementations, reason = "the reporter has none")]
+pub struct Gate {
+    pub grants: Arc<Grants>,
+    pub topology: Arc<Topology>,
+    pub policies: Arc<PolicyStore>,
+    pub guard: Arc<Guard>,
+    pub containers: Arc<Containers>,
+    pub reporter: Reporter,
+    pub shim_on_node: PathBuf,
+    pub seen: tokio::sync::watch::Sender<Seen>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum GateRefusal {
+    #[error("this node does not know its container runtime yet; the kubelet tries again by itself")]
+    NoRuntime,
+    #[error("quietcore was released from this node: delete the pod so that it is scheduled elsewhere")]
+    Released,
+    #[error(
+        "strict pods need NRI {WITH_ARGS} or newer (containerd >= 2.2, CRI-O >= 1.34); this node runs {0}: upgrade \
+         the runtime, or keep strict pods off this node"
+    )]
+    RuntimeTooOld(Runtime),
+    #[error("the container has quietcore's mount but no grant token: delete the pod so that it is admitted anew")]
+    NoToken,
+    #[error("this strict container was not created through quietcore's agent: delete the pod so that it is made anew")]
+    NotClaimed,
+    #[error("look at the container's first process {pid}: {why}")]
+    Process { pid: u32, why: String },
+}
+
+const PROVIDER: Provider = Provider::Seccomp;
+
+impl Gate {
+    fn decide_create(
+        &self,
+        pod: &PodSandbox,
+        container: &Container,
+    ) -> Result<Option<ContainerAdjustment>, Box<dyn std::error::Error>> {
+        let token = container.annotations.get(token::ANNOTATION);
+        let has_cores = token.is_some() || has_tripwire(container);
+        let policy = match resolve(&pod.annotations, &container.name, has_cores)? {
+            Choice::Untouched => return Ok(None),
+            Choice::NodeDefault => node_default(),
+            Choice::Policy(name) => self.policies.find(&pod.namespace, &name)?,
+        };
+        self.check_runtime()?;
+        let token = Token::of(token.ok_or(GateRefusal::NoToken)?);
+        let cpus = self.grants.read(|ledger| ledger.cpus_of(&token))?;
+        let plan = shim_plan(&cpus, &policy, PROVIDER);
+        let mems = self.topology.mems_of(&cpus);
+        let wanted = Wanted {
+            cpus: &cpus,
+            mems: mems.as_deref(),
+            shim_on_node: &self.shim_on_node.to_string_lossy(),
+            plan: &plan,
+        };
+        let adjustment = adjust::adjust(container, &wanted)?;
+        let holder = Holder {
+            namespace: pod.namespace.clone(),
+            pod: pod.name.clone(),
+            pod_uid: pod.uid.clone(),
+            container: container.name.clone(),
+        };
+        self.grants.change(|ledger| ledger.claim(&token, &holder, &container.id, &plan, &policy))?;
+        Ok(Some(adjustment))
+    }
+
+    fn check_runtime(&self) -> Result<(), GateRefusal> {
+        let seen = self.seen.borrow();
+        let runtime = seen.runtime.as_ref().ok_or(GateRefusal::NoRuntime)?;
+        match (runtime.supports_args(), seen.released) {
+            (_, true) => Err(GateRefusal::Released),
+            (false, false) => Err(GateRefusal::RuntimeTooOld(runtime.clone())),
+            (true, false) => Ok(()),
+        }
+    }
+
+    fn decide_start(&self, container: &Container) -> Result<(), Box<dyn std::error::Error>> {
+        let Some(grant) = self.grants.read(|ledger| ledger.grant(&container.id)) else {
+            return if looks_strict(container) { Err(GateRefusal::NotClaimed.into()) } else { Ok(()) };
+        };
+        let pid = container.pid;
+        let process = |why: String| GateRefusal::Process { pid, why };
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(|error| process(error.to_string()))?;
+        let facts = init_facts(&status).map_err(|error| process(error.to_string()))?;
+        let Grant { cpus, claim, .. } = &grant;
+        verify(container, &claim.plan, cpus, &claim.policy, PROVIDER, &facts)?;
+        let pid = i32::try_from(pid).map_err(|error| process(error.to_string()))?;
+        self.watch(&grant, &claim.policy, pid)?;
+        self.grants.change(|ledger| ledger.started(&container.id, pid));
+        Ok(())
+    }
+
+    fn watch(&self, grant: &Grant, policy: &Effective, pid: i32) -> Result<(), Box<dyn std::error::Error>> {
+        let slot = grant.claim.slot;
+        self.guard.slots.open(slot, rules(policy, &grant.cpus));
+        self.containers.started((slot, self.guard.slots.generation(slot)), grant);
+        match self.guard.watch(pid, slot) {
+            Ok(_threads) => Ok(()),
+            Err(error) => {
+                self.guard.slots.close(slot);
+                Err(error.into())
+            }
+        }
+    }
+
+    fn end(&self, container: &Container) {
+        if let Some(grant) = self.grants.change(|ledger| ledger.release(&container.id)) {
+            tracing::info!(step = 3, pod = grant.holder.pod, cpus = %grant.cpus, "cores are free again");
+            self.forget(&grant);
+        }
+    }
+
+    fn forget(&self, grant: &Grant) {
+        let slot = grant.claim.slot;
+        self.containers.gone((slot, self.guard.slots.generation(slot)));
+        self.guard.slots.close(slot);
+    }
+
+    /// What the ledger says runs here, for the time until the runtime tells.
+    pub fn remember_running(&self) {
+        for grant in self.grants.read(|ledger| ledger.grants().collect::<Vec<_>>()) {
+            let slot = grant.claim.slot;
+            if self.guard.slots.is_live(slot) {
+                self.containers.started((slot, self.guard.slots.generation(slot)), &grant);
+            }
+        }
+    }
+
+    fn report_unprotected(&self, container: &Container, pods: &[PodSandbox]) {
+        let pod = pods.iter().find(|pod| pod.id == container.pod_sandbox_id);
+        let (namespace, name, uid) = pod.map_or_else(Default::default, |pod| {
+            (pod.namespace.as_str(), pod.name.as_str(), pod.uid.as_str())
+        });
+        let info = crate::report::ContainerInfo {
+            namespace: namespace.into(),
+            pod: name.into(),
+            pod_uid: uid.into(),
+            container: container.name.as_str().into(),
+            container_id: container.id.as_str().into(),
+            policy: None,
+        };
+        let note = "this container holds quietcore cores and is not watched: it started while the node's guard was \
+                    away; delete the pod so that it is made anew"
+            .to_owned();
+        self.reporter.event(Subject::Container(Arc::new(info)), Reason::Unprotected, note);
+    }
+}
+
+impl Handler for Gate {
+    fn configured(&mut self, runtime: Runtime) {
+        tracing::info!(step = 4, %runtime, "connected to the container runtime");
+        self.seen.send_modify(|seen| seen.runtime = Some(runtime));
+    }
+
+    fn synchronize(&mut self, pods: Vec<PodSandbox>, containers: Vec<Container>) {
+        let live: Vec<String> = containers.iter().map(|container| container.id.clone()).collect();
+        for gone in self.grants.change(|ledger| ledger.reconcile(&live)) {
+            tracing::info!(step = 3, pod = gone.holder.pod, cpus = %gone.cpus, "ended while the agent was away");
+            self.forget(&gone);
+        }
+        let claimed: HashSet<_> = self.grants.read(|ledger| ledger.grants().map(|grant| grant.claim.slot).collect());
+        let stale: Vec<_> = self.guard.slots.live().filter(|slot| !claimed.contains(slot)).collect();
+        stale.into_iter().for_each(|slot| self.guard.slots.close(slot));
+        for container in containers.iter().filter(|container| looks_strict(container)) {
+            let grant = self.grants.read(|ledger| ledger.grant(&container.id));
+            // Created, and not started yet: the gate is still before it.
+            let waiting = grant.as_ref().is_some_and(|grant| grant.claim.pid.is_none());
+            let watched = grant.is_some_and(|grant| self.guard.slots.is_live(grant.claim.slot));
+            if !watched && !waiting {
+                tracing::error!(step = 4, container = container.name, "strict container without a guard");
+                self.report_unprotected(container, &pods);
+            }
+        }
+    }
+
+    fn create(&mut self, pod: PodSandbox, container: Container) -> Result<Option<ContainerAdjustment>, Refusal> {
+        self.decide_create(&pod, &container).map_err(|refusal| {
+            tracing::warn!(step = 4, namespace = pod.namespace, pod = pod.name, container = container.name, %refusal, "not created");
+            Refusal::of(&*refusal)
+        })
+    }
+
+    fn start(&mut self, pod: PodSandbox, container: Container) -> Result<(), Refusal> {
+        self.decide_start(&container).map_err(|refusal| {
+            tracing::warn!(step = 4, namespace = pod.namespace, pod = pod.name, container = container.name, %refusal, "not started");
+            Refusal::of(&*refusal)
+        })
+    }
+
+    fn update(&mut self, container: Container, requested: LinuxResources) -> Option<ContainerUpdate> {
+        let grant = self.grants.read(|ledger| ledger.grant(&container.id))?;
+        let mems = self.topology.mems_of(&grant.cpus);
+        Some(adjust::keep(&container.id, requested, &grant.cpus, mems.as_deref()))
+    }
+
+    fn stop(&mut self, container: Container) {
+        self.end(&container);
+    }
+
+    fn remove(&mut self, container: Container) {
+        self.end(&container);
+    }
+}
+
+fn has_tripwire(container: &Container) -> bool {
+    container.mounts.iter().any(|mount| mount.destination == TRIPWIRE)
+}
+
+fn looks_strict(container: &Container) -> bool {
+    container.annotations.contains_key(token::ANNOTATION)
+        || has_tripwire(container)
+        || container.args.first().is_some_and(|first| first == SHIM_PATH)
+}

@@ -1,0 +1,192 @@
+//! The node's own `DataplaneNode`: shows what the node offers, and brings the request to release it.
+//!
+//! Written only when something changed, so that the load on the API server does not grow with time.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::StreamExt as _;
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+    runtime::watcher,
+};
+use quietcore_crd::{
+    DataplaneNode,
+    node::{DataplaneNodeSpec, DataplaneNodeStatus},
+};
+use tokio::sync::watch;
+
+use super::gate::Seen;
+use crate::{
+    cores::{device_plugin::Published, grants::Grants},
+    guard::load::{Guard, GuardError},
+};
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const FIELD_MANAGER: &str = "quietcore-agent";
+
+#[expect(missing_debug_implementations, reason = "kube::Client has none")]
+pub struct NodeObject {
+    pub client: Client,
+    pub node: String,
+    pub grants: Arc<Grants>,
+    pub guard: Arc<Guard>,
+    pub seen: watch::Sender<Seen>,
+    pub published: watch::Sender<Published>,
+    pub registered: watch::Receiver<bool>,
+    /// Why this node publishes nothing, if it does not.
+    pub stand_by: watch::Receiver<String>,
+}
+
+/// What a look at the object asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Serve,
+    Release,
+}
+
+impl NodeObject {
+    /// Returns when the node was released and is wanted again: the agent then starts anew, guard and all.
+    pub async fn keep(self) -> Result<(), GuardError> {
+        let api = Api::<DataplaneNode>::all(self.client.clone());
+        let mut objects = watcher::watch_object(api.clone(), &self.node).boxed();
+        let mut every = tokio::time::interval(LOOK_EVERY);
+        let mut known: Option<DataplaneNode> = None;
+        let mut written: Option<DataplaneNodeStatus> = None;
+        loop {
+            tokio::select! {
+                object = objects.next() => match object {
+                    Some(Ok(Some(object))) => known = Some(object),
+                    Some(Ok(None)) => {
+                        written = None;
+                        known = self.create(&api).await;
+                    }
+                    Some(Err(error)) => tracing::debug!(%error, "watch the node's own object"),
+                    None => {}
+                },
+                _ = every.tick() => {}
+            }
+            let Some(object) = &known else { continue };
+            let wish = if object.spec.release { Wish::Release } else { Wish::Serve };
+            let released = self.seen.borrow().released;
+            match (wish, released) {
+                (Wish::Release, false) => self.try_release()?,
+                (Wish::Serve, true) => return Ok(()),
+                _ => {}
+            }
+            let status = self.status(wish, written.as_ref().or(object.status.as_ref()));
+            if written.as_ref() != Some(&status) {
+                match self.write(&api, &status).await {
+                    Ok(()) => written = Some(status),
+                    Err(error) => tracing::debug!(%error, "write the node's own status"),
+                }
+            }
+        }
+    }
+
+    async fn create(&self, api: &Api<DataplaneNode>) -> Option<DataplaneNode> {
+        let mut object = DataplaneNode::new(&self.node, DataplaneNodeSpec { release: false });
+        object.metadata.managed_fields = None;
+        let patch = PatchParams::apply(FIELD_MANAGER);
+        match api.patch(&self.node, &patch, &Patch::Apply(&bare(&object))).await {
+            Ok(created) => Some(created),
+            Err(error) => {
+                tracing::warn!(%error, "create the node's own object");
+                None
+            }
+        }
+    }
+
+    async fn write(&self, api: &Api<DataplaneNode>, status: &DataplaneNodeStatus) -> kube::Result<()> {
+        let patch = serde_json::json!({
+            "apiVersion": "quietcore.io/v1alpha1",
+            "kind": "DataplaneNode",
+            "status": status,
+        });
+        api.patch_status(&self.node, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await?;
+        Ok(())
+    }
+
+    /// The gate refuses first, so that nothing strict starts between the look and the unpinning.
+    fn try_release(&self) -> Result<(), GuardError> {
+        self.seen.send_modify(|seen| seen.released = true);
+        if self.grants.read(|ledger| ledger.grants().next().is_some()) {
+            self.seen.send_modify(|seen| seen.released = false);
+            return Ok(());
+        }
+        self.published.send_replace(None);
+        self.guard.unpin()?;
+        tracing::info!("released: no cores published, nothing pinned");
+        Ok(())
+    }
+
+    fn status(&self, wish: Wish, before: Option<&DataplaneNodeStatus>) -> DataplaneNodeStatus {
+        let seen = self.seen.borrow().clone();
+        let strict: Vec<String> = self.grants.read(|ledger| {
+            ledger.grants().map(|grant| {
+                let holder = grant.holder;
+                format!("{}/{}/{}", holder.namespace, holder.pod, holder.container)
+            }).collect()
+        });
+        let published = self.published.borrow().clone();
+        let ready = match (&published, &seen.runtime) {
+            _ if seen.released => Err(("Released", "the node was released".to_owned())),
+            (None, _) => Err(("StandBy", self.stand_by.borrow().clone())),
+            (_, None) => Err(("NoRuntime", "not connected to the container runtime's NRI socket".to_owned())),
+            (_, Some(runtime)) if !runtime.supports_args() => Err(("RuntimeTooOld", format!("{runtime} cannot start strict pods"))),
+            _ if !*self.registered.borrow() => Err(("NoKubelet", "not registered with the kubelet".to_owned())),
+            _ => Ok(()),
+        };
+        let mut conditions = vec![match ready {
+            Ok(()) => condition("Ready", "True", "Serving", String::new(), before),
+            Err((reason, message)) => condition("Ready", "False", reason, message, before),
+        }];
+        if wish == Wish::Release {
+            conditions.push(match seen.released {
+                true => condition("Released", "True", "Released", String::new(), before),
+                false => condition("Released", "False", "StrictPodsRunning", strict.join(", "), before),
+            });
+        }
+        DataplaneNodeStatus {
+            isolated_cpus: published.map(|cpus| cpus.to_string()).unwrap_or_default(),
+            detector: "Tracepoint".to_owned(),
+            provider: "Seccomp".to_owned(),
+            runtime: seen.runtime.map(|runtime| runtime.to_string()).unwrap_or_default(),
+            strict_containers: strict,
+            conditions,
+        }
+    }
+}
+
+/// Server-side apply refuses an object that carries what only the server sets.
+fn bare(object: &DataplaneNode) -> serde_json::Value {
+    serde_json::json!({
+        "apiVersion": "quietcore.io/v1alpha1",
+        "kind": "DataplaneNode",
+        "metadata": {"name": object.metadata.name},
+        "spec": {},
+    })
+}
+
+fn condition(
+    type_: &str,
+    status: &str,
+    reason: &str,
+    message: String,
+    before: Option<&DataplaneNodeStatus>,
+) -> Condition {
+    let before = before.and_then(|before| before.conditions.iter().find(|known| known.type_ == type_));
+    let since = before.filter(|known| known.status == status).map(|known| known.last_transition_time.clone());
+    Condition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message,
+        observed_generation: None,
+        last_transition_time: since.unwrap_or_else(|| Time(Timestamp::now())),
+    }
+}

@@ -1,0 +1,256 @@
+//! Builds the steps in order and keeps them running. Stopping changes nothing on the node: whatever is armed
+//! stays armed, under programs that are pinned, until the next agent adopts them.
+
+use std::{convert::Infallible, io, path::Path, path::PathBuf, sync::Arc};
+
+use prometheus_client::registry::Registry;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+
+use super::{
+    changes::TellOwners,
+    containers::Containers,
+    gate::{Gate, Seen},
+    http::{self, ListenError, Pages, Readiness},
+    node_object::NodeObject,
+    records::Records,
+    shim_file::{self, ShimFileError},
+};
+use crate::{
+    args::AgentArgs,
+    cores::{
+        device_plugin::{Cores, Published},
+        grants::{Grants, GrantsError},
+        kubelet,
+        machine::Machine,
+        topology::{Topology, TopologyError},
+    },
+    guard::load::{Guard, GuardError},
+    metrics::Metrics,
+    nri::session,
+    policy::{
+        dir::{self, DirError},
+        store::PolicyStore,
+        syscalls,
+        watch as policy_watch,
+    },
+    report::{Config, Destination, Reporter},
+    violation::symbolize::{
+        Symbolizer,
+        parent::{Children, DEADLINE},
+    },
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    #[error(transparent)]
+    Shim(#[from] ShimFileError),
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    #[error(transparent)]
+    Grants(#[from] GrantsError),
+    #[error(transparent)]
+    Policies(#[from] DirError),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("connect to the API server (for a host without Kubernetes use --policy-dir)")]
+    Kubernetes(#[from] Box<kube::Error>),
+    #[error("set up the agent's process")]
+    Process(#[from] io::Error),
+}
+
+/// Everything that several tasks share.
+struct Parts {
+    node: String,
+    guard: Arc<Guard>,
+    grants: Arc<Grants>,
+    topology: Arc<Topology>,
+    policies: Arc<PolicyStore>,
+    containers: Arc<Containers>,
+    reporter: Reporter,
+    readiness: Arc<Readiness>,
+    seen: watch::Sender<Seen>,
+    published: watch::Sender<Published>,
+}
+
+pub async fn run(args: AgentArgs) -> Result<(), AgentError> {
+    let AgentArgs {
+        isolated_cpus,
+        state_dir,
+        pin_dir,
+        nri_socket,
+        kubelet_dir,
+        policy_dir,
+        node_name,
+        namespace,
+        listen,
+    } = args;
+    let topology = Topology::read(Path::new("/sys"))?;
+    topology.can_isolate(&isolated_cpus)?;
+    let shim_on_node = shim_file::install(&state_dir)?;
+    let guard = Arc::new(Guard::start(&pin_dir)?);
+    tracing::info!(step = 7, adopted = guard.adopted, "guard is attached");
+    let grants = Arc::new(Grants::open(state_dir.join("ledger.json"))?);
+    let client = match policy_dir {
+        None => Some(kube::Client::try_default().await.map_err(Box::new)?),
+        Some(_) => None,
+    };
+    let metrics = Arc::new(Metrics::default());
+    let mut registry = Registry::default();
+    metrics.register(&mut registry);
+    let node = node_name.unwrap_or_else(hostname);
+    let (reporter, reporting) = start_reporter(&node, client.clone(), Arc::clone(&metrics))?;
+    let parts = Parts {
+        node,
+        guard,
+        grants,
+        topology: Arc::new(topology),
+        policies: Arc::new(PolicyStore::open(policy_dir.is_none().then(|| state_dir.join("policies.json")))),
+        containers: Arc::default(),
+        reporter,
+        readiness: Arc::new(Readiness::of(&["kubelet", "nri", "policies"])),
+        seen: watch::Sender::default(),
+        published: watch::Sender::default(),
+    };
+    let listener = http::listen(listen).await?;
+    let pages = Arc::new(Pages { registry, readiness: Arc::clone(&parts.readiness) });
+    tokio::spawn(http::serve(listener, pages));
+    tokio::spawn(reporting);
+
+    let (guard_failed, mut guard_failure) = mpsc::channel(1);
+    start_records(&parts, metrics, guard_failed);
+    start_nri(&parts, nri_socket, shim_on_node);
+    let registered = start_kubelet(&parts, kubelet_dir);
+    let (stand_by, standing_by) = watch::channel("waiting for the machine's claim".to_owned());
+    let mut released = tokio::spawn(std::future::pending());
+    match (client, policy_dir) {
+        (Some(client), _) => {
+            start_policies(&parts, client.clone());
+            let file = state_dir.join("claim.json");
+            let machine = Machine { client: client.clone(), namespace, node: parts.node.clone(), file };
+            let (published, cores) = (parts.published.clone(), isolated_cpus);
+            tokio::spawn(async move {
+                machine
+                    .wait_until_ours(|holder| {
+                        stand_by.send_replace(format!("node {holder} publishes the cores of this machine"));
+                    })
+                    .await;
+                published.send_replace(Some(cores));
+            });
+            released = tokio::spawn(node_object(&parts, client, registered, standing_by).keep());
+        }
+        (None, Some(folder)) => {
+            dir::load(&folder, &parts.policies)?;
+            parts.readiness.set("policies", Ok(()));
+            parts.published.send_replace(Some(isolated_cpus));
+        }
+        (None, None) => {}
+    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        Some(error) = guard_failure.recv() => Err(error.into()),
+        ended = &mut released => Ok(ended.map_err(io::Error::from)??),
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    }
+}
+
+fn start_reporter(
+    node: &str,
+    client: Option<kube::Client>,
+    metrics: Arc<Metrics>,
+) -> io::Result<(Reporter, impl Future<Output = Infallible> + Send + use<>)> {
+    let symbolizer = Symbolizer::new(PathBuf::from("/proc"), Children::new(std::env::current_exe()?, DEADLINE));
+    let config = Config::new(node.to_owned(), syscalls::name);
+    let destination = client.map_or(Destination::LogOnly, Destination::Kubernetes);
+    Ok(Reporter::new(config, destination, symbolizer, metrics, Box::new(io::stdout())))
+}
+
+fn start_records(parts: &Parts, metrics: Arc<Metrics>, failed: mpsc::Sender<GuardError>) {
+    let records = Records {
+        guard: Arc::clone(&parts.guard),
+        containers: Arc::clone(&parts.containers),
+        reporter: parts.reporter.clone(),
+        metrics,
+    };
+    records.spawn_reader(failed);
+    tokio::spawn(records.publish_counts());
+}
+
+fn start_nri(parts: &Parts, socket: PathBuf, shim_on_node: PathBuf) {
+    let gate = Gate {
+        grants: Arc::clone(&parts.grants),
+        topology: Arc::clone(&parts.topology),
+        policies: Arc::clone(&parts.policies),
+        guard: Arc::clone(&parts.guard),
+        containers: Arc::clone(&parts.containers),
+        reporter: parts.reporter.clone(),
+        shim_on_node,
+        seen: parts.seen.clone(),
+    };
+    gate.remember_running();
+    let (state, mut states) = watch::channel(session::State::default());
+    tokio::spawn(session::run(socket, gate, state));
+    let readiness = Arc::clone(&parts.readiness);
+    tokio::spawn(async move {
+        while states.changed().await.is_ok() {
+            readiness.set("nri", match *states.borrow_and_update() {
+                session::State::Serving => Ok(()),
+                session::State::Away => Err("not connected to the container runtime".to_owned()),
+            });
+        }
+    });
+}
+
+fn start_kubelet(parts: &Parts, folder: PathBuf) -> watch::Receiver<bool> {
+    let cores = Cores {
+        grants: Arc::clone(&parts.grants),
+        topology: Arc::clone(&parts.topology),
+        published: parts.published.subscribe(),
+    };
+    let (registered, mut states) = watch::channel(false);
+    tokio::spawn(kubelet::run(folder, cores, registered));
+    let readiness = Arc::clone(&parts.readiness);
+    let observed = states.clone();
+    tokio::spawn(async move {
+        while states.changed().await.is_ok() {
+            let registered = *states.borrow_and_update();
+            readiness.set("kubelet", if registered { Ok(()) } else { Err("not registered with the kubelet".to_owned()) });
+        }
+    });
+    observed
+}
+
+fn start_policies(parts: &Parts, client: kube::Client) {
+    let owners = TellOwners { containers: Arc::clone(&parts.containers), reporter: parts.reporter.clone() };
+    tokio::spawn(policy_watch::follow(client, Arc::clone(&parts.policies), Arc::new(owners)));
+    // Decisions come from memory: an API server that is away makes no agent unready.
+    parts.readiness.set("policies", Ok(()));
+}
+
+fn node_object(
+    parts: &Parts,
+    client: kube::Client,
+    registered: watch::Receiver<bool>,
+    stand_by: watch::Receiver<String>,
+) -> NodeObject {
+    NodeObject {
+        client,
+        node: parts.node.clone(),
+        grants: Arc::clone(&parts.grants),
+        guard: Arc::clone(&parts.guard),
+        seen: parts.seen.clone(),
+        published: parts.published.clone(),
+        registered,
+        stand_by,
+    }
+}
+
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

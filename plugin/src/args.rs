@@ -1,0 +1,104 @@
+//! The command line. Each chart value is one flag; `agent::run` destructures them all, so a flag that nobody
+//! uses does not compile.
+
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::cores::set::CpuSet;
+
+/// Isolated CPU cores with a strict dataplane policy, and proof that it is kept.
+#[derive(Debug, Parser)]
+#[command(name = "quietcore", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the node agent: NRI plugin, device plugin and guard.
+    ///
+    /// Needs root, or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_OVERRIDE, and a kernel with BTF.
+    Agent(AgentArgs),
+    /// Ask nodes to let go: no cores published, nothing pinned. Fails, and names the pods, while strict pods run.
+    Release(ReleaseArgs),
+    /// Reads one binary on behalf of the agent, without capabilities.
+    #[command(hide = true)]
+    SymbolizeChild {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// CPUs that strict pods may get, in the kernel's list format: 2-15,18-31
+    #[arg(long, value_name = "LIST", env = "QUIETCORE_ISOLATED_CPUS")]
+    pub isolated_cpus: CpuSet,
+    /// Where the ledger, the last accepted policies and the shim are kept, across restarts and reboots
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/quietcore")]
+    pub state_dir: PathBuf,
+    /// Where the guard's programs and maps are pinned; must be on a bpffs
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/quietcore")]
+    pub pin_dir: PathBuf,
+    /// The container runtime's NRI socket
+    #[arg(long, value_name = "PATH", default_value = "/var/run/nri/nri.sock")]
+    pub nri_socket: PathBuf,
+    /// The kubelet's device plugin folder
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/kubelet/device-plugins")]
+    pub kubelet_dir: PathBuf,
+    /// Take policies from *.yaml files in DIR instead of the API server; violations are JSON lines on stdout
+    #[arg(long, value_name = "DIR")]
+    pub policy_dir: Option<PathBuf>,
+    /// This node's name in the cluster
+    #[arg(long, value_name = "NAME", env = "NODE_NAME", required_unless_present = "policy_dir")]
+    pub node_name: Option<String>,
+    /// The agent's own namespace
+    #[arg(long, value_name = "NAME", env = "POD_NAMESPACE", default_value = "quietcore-system")]
+    pub namespace: String,
+    /// Address of /healthz, /readyz and /metrics
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9753")]
+    pub listen: SocketAddr,
+}
+
+#[derive(Debug, Args)]
+pub struct ReleaseArgs {
+    /// Every node of the cluster
+    #[arg(long, required = true)]
+    pub all_nodes: bool,
+    /// How long to wait for the agents: 90s, 5m
+    #[arg(long, value_name = "TIME", default_value = "120s", value_parser = parse_timeout)]
+    pub timeout: Duration,
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    let error = || format!("{text:?} is not a time: expected seconds or minutes such as 90s or 5m");
+    let (number, seconds) = match text.strip_suffix('m') {
+        Some(minutes) => (minutes, 60),
+        None => (text.strip_suffix('s').ok_or_else(error)?, 1),
+    };
+    let number: u64 = number.parse().map_err(|_| error())?;
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn timeouts_have_a_unit() {
+        assert_eq!(parse_timeout("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_timeout("5m"), Ok(Duration::from_secs(300)));
+        for bad in ["", "5", "s", "-1s", "18446744073709551615m"] {
+            assert!(parse_timeout(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Step 7: loads, attaches and pins the guard once, or adopts what an agent before us pinned.
+//!
+//! Attaching sends IPIs to every core (text patching), so it happens at agent start only, and not at all
+//! when the same programs are pinned already. Pins live in `ROOT/<hash of the programs>`; a half-made set
+//! is in `ROOT/<hash>-partial` and is thrown away.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use libbpf_rs::{Link, MapCore as _, MapHandle, Object, ObjectBuilder, ProgramInput};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    ring::RecordReader,
+    slots::{Slot, Slots},
+    support::{Kernel, SupportError},
+    watch::{self, WatchError},
+};
+
+const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guard.bpf.o"));
+const PID_LEVEL: &str = "qc_own_pid_level";
+
+#[derive(Debug, thiserror::Error)]
+pub enum GuardError {
+    #[error(transparent)]
+    Support(#[from] SupportError),
+    #[error("load the guard's BPF programs (they need CAP_BPF and CAP_PERFMON)")]
+    Load(#[source] libbpf_rs::Error),
+    #[error("attach BPF program {program}")]
+    Attach { program: String, source: libbpf_rs::Error },
+    #[error("pin {path}: is it on a bpffs? (mount -t bpf bpf /sys/fs/bpf)")]
+    Pin { path: PathBuf, source: libbpf_rs::Error },
+    #[error("adopt {path}")]
+    Adopt { path: PathBuf, source: libbpf_rs::Error },
+    #[error("change pins at {path}")]
+    PinDir { path: PathBuf, source: io::Error },
+    #[error(
+        "strict containers run under the guard of another quietcore version (pinned at {path}): drain this \
+         node's strict pods, then restart the agent"
+    )]
+    OtherVersionInUse { path: PathBuf },
+    #[error("map the guard's memory")]
+    Map(#[source] io::Error),
+    #[error("read the ring of records")]
+    Ring(#[source] libbpf_rs::Error),
+    #[error("find the agent's PID namespace")]
+    PidLevel(#[source] libbpf_rs::Error),
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+}
+
+/// The maps that the agent uses, by their pins.
+#[derive(Debug)]
+pub(super) struct Pinned {
+    pub(super) threads: MapHandle,
+    pub(super) grants: MapHandle,
+    pub(super) counts: MapHandle,
+    pub(super) granted_cpus: MapHandle,
+    pub(super) records: PathBuf,
+}
+
+#[derive(Debug)]
+pub struct Guard {
+    pinned: Pinned,
+    pub slots: Slots,
+    /// Depth of the agent's PID namespace: `qc_record.pids[level]` is the number the agent knows a thread by.
+    pub own_pid_level: usize,
+    pub adopted: bool,
+    root: PathBuf,
+}
+
+impl Guard {
+    pub fn start(root: &Path) -> Result<Guard, GuardError> {
+        let kernel = Kernel::probe()?;
+        kernel.can_guard()?;
+        let dir = root.join(object_hash());
+        fs::create_dir_all(root).map_err(|source| GuardError::PinDir { path: root.to_owned(), source })?;
+        remove_others(root, &dir)?;
+        let adopted = dir.exists();
+        if !adopted {
+            load_and_pin(&kernel, &dir)?;
+        }
+        let pinned = open_pins(&dir)?;
+        let slots = Slots::map(&pinned).map_err(GuardError::Map)?;
+        let own_pid_level = own_pid_level()?;
+        Ok(Guard { pinned, slots, own_pid_level, adopted, root: root.to_owned() })
+    }
+
+    pub fn watch(&self, pid: i32, slot: Slot) -> Result<usize, GuardError> {
+        Ok(watch::watch(&self.pinned.threads, pid, slot, self.slots.generation(slot))?)
+    }
+
+    pub fn records(&self) -> Result<RecordReader, GuardError> {
+        Ok(RecordReader { ring: open_map(&self.pinned.records)? })
+    }
+
+    /// Gives the node back: removes the pins, and with the last of them the programs. Asked for explicitly,
+    /// never on exit.
+    pub fn unpin(&self) -> Result<(), GuardError> {
+        remove_dir(&self.root)
+    }
+}
+
+fn object_hash() -> String {
+    Sha256::digest(OBJECT).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Guards of other versions, and half-made ones.
+fn remove_others(root: &Path, ours: &Path) -> Result<(), GuardError> {
+    let pin_dir = |source| GuardError::PinDir { path: root.to_owned(), source };
+    for entry in fs::read_dir(root).map_err(pin_dir)? {
+        let path = entry.map_err(pin_dir)?.path();
+        if path == ours {
+            continue;
+        }
+        let half_made = path.to_string_lossy().ends_with("-partial");
+        if !half_made && Slots::map(&open_pins(&path)?).map_err(GuardError::Map)?.live().next().is_some() {
+            return Err(GuardError::OtherVersionInUse { path });
+        }
+        remove_dir(&path)?;
+    }
+    Ok(())
+}
+
+fn remove_dir(path: &Path) -> Result<(), GuardError> {
+    fs::remove_dir_all(path).map_err(|source| GuardError::PinDir { path: path.to_owned(), source })
+}
+
+fn open_object(kernel: &Kernel, wanted: impl Fn(&str) -> bool) -> Result<Object, GuardError> {
+    let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(GuardError::Load)?;
+    for mut program in open.progs_mut() {
+        let section = program.section().to_string_lossy().into_owned();
+        let exists =
+            section.strip_prefix("tp_btf/").is_none_or(|tracepoint| kernel.has_tracepoint(tracepoint));
+        let named = wanted(&program.name().to_string_lossy());
+        program.set_autoload(exists && named);
+    }
+    open.load().map_err(GuardError::Load)
+}
+
+fn load_and_pin(kernel: &Kernel, dir: &Path) -> Result<(), GuardError> {
+    let partial = dir.with_file_name(format!("{}-partial", object_hash()));
+    fs::create_dir(&partial).map_err(|source| GuardError::PinDir { path: partial.clone(), source })?;
+    let mut object = open_object(kernel, |name| name != PID_LEVEL)?;
+    for mut map in object.maps_mut() {
+        let path = partial.join(pin_name(&map.name().to_string_lossy()));
+        map.pin(&path).map_err(|source| GuardError::Pin { path, source })?;
+    }
+    for mut program in object.progs_mut() {
+        if !program.autoload() {
+            continue;
+        }
+        let name = program.name().to_string_lossy().into_owned();
+        let path = partial.join(&name);
+        program.pin(&path).map_err(|source| GuardError::Pin { path, source })?;
+        let attach = |source| GuardError::Attach { program: name.clone(), source };
+        let mut link: Link = program.attach().map_err(attach)?;
+        let path = partial.join(format!("{name}-link"));
+        link.pin(&path).map_err(|source| GuardError::Pin { path, source })?;
+    }
+    fs::rename(&partial, dir).map_err(|source| GuardError::PinDir { path: dir.to_owned(), source })
+}
+
+/// bpffs allows no dots in names, and libbpf names the map of a data section after it.
+fn pin_name(map: &str) -> String {
+    map.trim_start_matches('.').replace('.', "-")
+}
+
+fn open_map(path: &Path) -> Result<MapHandle, GuardError> {
+    MapHandle::from_pinned_path(path).map_err(|source| GuardError::Adopt { path: path.to_owned(), source })
+}
+
+fn open_pins(dir: &Path) -> Result<Pinned, GuardError> {
+    Ok(Pinned {
+        threads: open_map(&dir.join("qc_threads"))?,
+        grants: open_map(&dir.join("qc_grants"))?,
+        counts: open_map(&dir.join("qc_counts_map"))?,
+        granted_cpus: open_map(&dir.join("data-granted"))?,
+        records: dir.join("qc_records"),
+    })
+}
+
+/// Asked of the kernel by a program that runs once in the agent's own context: /proc shows a process's
+/// numbers only from the reader's namespace inwards.
+fn own_pid_level() -> Result<usize, GuardError> {
+    let object = open_object(&Kernel::probe()?, |name| name == PID_LEVEL)?;
+    let program = object.progs_mut().find(|program| program.name() == PID_LEVEL);
+    let Some(program) = program else { return Ok(0) };
+    let output = program.test_run(ProgramInput::default()).map_err(GuardError::PidLevel)?;
+    Ok(output.return_value as usize)
+}

@@ -1,0 +1,45 @@
+//! Step 7: BPF array maps as memory. A store here is how the agent tells the guard something without a
+//! system call that would send an IPI; a load is how it reads counters without asking.
+
+#![expect(unsafe_code, reason = "the one place that touches memory shared with BPF programs")]
+
+use std::{io, marker::PhantomData, os::fd::AsFd, os::fd::AsRawFd as _};
+
+use memmap2::{MmapOptions, MmapRaw};
+
+/// `n` values of `T` at a stride of `size_of::<T>()`, which must be a multiple of 8: the kernel rounds the
+/// size of an array map's values up to that (kernel/bpf/arraymap.c).
+#[derive(Debug)]
+pub(super) struct SharedArray<T> {
+    memory: MmapRaw,
+    n: usize,
+    of: PhantomData<T>,
+}
+
+impl<T: Copy> SharedArray<T> {
+    pub(super) fn map(fd: impl AsFd, n: usize) -> io::Result<SharedArray<T>> {
+        const { assert!(size_of::<T>().is_multiple_of(8)) };
+        let memory = MmapOptions::new().len(n * size_of::<T>()).map_raw(fd.as_fd().as_raw_fd())?;
+        Ok(SharedArray { memory, n, of: PhantomData })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.n
+    }
+
+    pub(super) fn get(&self, idx: usize) -> T {
+        // SAFETY: `at` returns a place inside the mapping, aligned because a page is and 8 divides the
+        // stride; T is one of the plain integer structs of record.h, for which any bytes are a value.
+        unsafe { self.at(idx).read_volatile() }
+    }
+
+    pub(super) fn set(&self, idx: usize, value: T) {
+        // SAFETY: as in `get`; BPF programs never hold a reference, they load single words.
+        unsafe { self.at(idx).write_volatile(value) }
+    }
+
+    fn at(&self, idx: usize) -> *mut T {
+        assert!(idx < self.n, "slot {idx} of {}", self.n);
+        self.memory.as_mut_ptr().cast::<T>().wrapping_add(idx)
+    }
+}

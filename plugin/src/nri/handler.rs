@@ -1,0 +1,34 @@
+//! Step 4: who decides what the runtime asks. The agent's gate implements it; tests have one of their own.
+//!
+//! Calls come one at a time, in order, on one thread. An answer that comes after the session's deadline is
+//! dropped and the runtime was told no: it then sends StopContainer and RemoveContainer for what it undoes.
+
+use quietcore_proto::nri::{Container, ContainerAdjustment, ContainerUpdate, LinuxResources, PodSandbox};
+
+use super::version::Runtime;
+
+/// A "no" to a pod: one line that says what to change. It becomes the container's waiting message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+impl Refusal {
+    pub fn of(refusal: &dyn std::error::Error) -> Refusal {
+        Refusal(format!("quietcore: {refusal}"))
+    }
+}
+
+pub trait Handler: Send {
+    fn configured(&mut self, runtime: Runtime);
+    fn synchronize(&mut self, pods: Vec<PodSandbox>, containers: Vec<Container>);
+    /// `None`: not ours, the container stays as it is.
+    fn create(
+        &mut self,
+        pod: PodSandbox,
+        container: Container,
+    ) -> Result<Option<ContainerAdjustment>, Refusal>;
+    fn start(&mut self, pod: PodSandbox, container: Container) -> Result<(), Refusal>;
+    fn update(&mut self, container: Container, requested: LinuxResources) -> Option<ContainerUpdate>;
+    fn stop(&mut self, container: Container);
+    fn remove(&mut self, container: Container);
+}

@@ -1,0 +1,132 @@
+//! Step 8: from an instruction pointer to a function of the container's own binary.
+//!
+//! ```text
+//!  agent:  /proc/PID/maps ─ Snapshot ─► mapping ─ open (O_PATH) ─► Module ─┐ cache
+//!  child:  open for reading ─ give up every privilege ─ blazesym ─► one line│ 1 s
+//! ```
+//!
+//! The binary is hostile input: the agent itself never reads a byte of it. Blocks for up to the deadline:
+//! call it from a thread that may wait. The agent runs on housekeeping CPUs and its children with it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use crate::violation::{
+    happening::Thread,
+    symbolize::{
+        cache::Cache,
+        child::Symbol,
+        maps::Mapping,
+        parent::Children,
+        place::{NoFunction, NoModule, Place},
+        process::{Module, Snapshot},
+    },
+};
+
+pub mod cache;
+pub mod child;
+pub mod maps;
+pub mod parent;
+pub mod place;
+pub mod process;
+pub mod sandbox;
+
+/// Processes of one container that we can still symbolize after their death.
+const REMEMBERED_PROCESSES: usize = 4;
+/// Files of one such process that we hold open.
+const REMEMBERED_FILES: usize = 16;
+
+#[derive(Debug)]
+pub struct Symbolizer {
+    proc_root: PathBuf,
+    children: Children,
+    cache: Cache,
+    /// By container. A SIGKILL is faster than its record: without this its place would be a bare address.
+    remembered: HashMap<Arc<str>, VecDeque<Remembered>>,
+}
+
+#[derive(Debug)]
+struct Remembered {
+    host_tgid: u32,
+    mappings: Vec<(Mapping, Option<Module>)>,
+}
+
+impl Symbolizer {
+    pub fn new(proc_root: PathBuf, children: Children) -> Symbolizer {
+        Symbolizer { proc_root, children, cache: Cache::default(), remembered: HashMap::new() }
+    }
+
+    /// Takes note of a living process's binaries, for when it is dead.
+    pub fn remember(&mut self, container: &Arc<str>, pid: i32, thread: &Thread) {
+        let Ok(snapshot) = Snapshot::take(&self.proc_root, pid, thread.started) else {
+            return;
+        };
+        let mut files = 0;
+        let mappings = snapshot.mappings().iter().map(|mapping| {
+            files += usize::from(mapping.path.is_some());
+            let module = if files <= REMEMBERED_FILES { snapshot.open(mapping) } else { None };
+            (mapping.clone(), module)
+        });
+        let seen = Remembered { host_tgid: thread.host_tgid, mappings: mappings.collect() };
+        let processes = self.remembered.entry(Arc::clone(container)).or_default();
+        processes.retain(|process| process.host_tgid != seen.host_tgid);
+        processes.push_back(seen);
+        if REMEMBERED_PROCESSES < processes.len() {
+            processes.pop_front();
+        }
+    }
+
+    /// The container is gone: its files would otherwise keep its file system busy.
+    pub fn forget(&mut self, container: &str) {
+        self.remembered.remove(container);
+    }
+
+    /// `pid` is the thread as the agent's /proc shows it.
+    pub fn place(&mut self, container: &str, pid: Option<i32>, thread: &Thread, ip: u64) -> Place {
+        let snapshot = match pid {
+            Some(pid) => Snapshot::take(&self.proc_root, pid, thread.started),
+            None => Err(NoModule::NotReadable),
+        };
+        match snapshot {
+            Ok(snapshot) => match snapshot.find(ip) {
+                Some(mapping) => self.in_mapping(mapping, snapshot.open(mapping).as_ref(), ip),
+                None => Place::Address { ip, why: NoModule::Unmapped },
+            },
+            Err(why) => match self.recall(container, thread.host_tgid, ip) {
+                Some((mapping, module)) => self.in_mapping(&mapping, module.as_ref(), ip),
+                None => Place::Address { ip, why },
+            },
+        }
+    }
+
+    fn recall(&self, container: &str, host_tgid: u32, ip: u64) -> Option<(Mapping, Option<Module>)> {
+        let process = self.remembered.get(container)?.iter().find(|p| p.host_tgid == host_tgid)?;
+        process.mappings.iter().find(|(mapping, _)| mapping.contains(ip)).cloned()
+    }
+
+    fn in_mapping(&mut self, mapping: &Mapping, module: Option<&Module>, ip: u64) -> Place {
+        let (Some(_), Some(offset)) = (&mapping.path, mapping.file_offset(ip)) else {
+            return Place::Address { ip, why: NoModule::Anonymous };
+        };
+        let answer = match module {
+            Some(module) => self.symbol(module, offset),
+            None => Err(NoFunction::NotReadable),
+        };
+        match answer {
+            Ok(Symbol { name, offset, source }) => Place::Function { name, offset, source },
+            Err(why) => Place::Module { name: mapping.module_name(), offset, why },
+        }
+    }
+
+    fn symbol(&mut self, module: &Module, offset: u64) -> Result<Symbol, NoFunction> {
+        if let Some(answer) = self.cache.get(&module.id, offset) {
+            return answer;
+        }
+        let answer = self.children.ask(&module.file, offset);
+        self.cache.put(&module.id, offset, &answer);
+        answer
+    }
+}

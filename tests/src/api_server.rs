@@ -1,0 +1,63 @@
+//! The API server taken away and given back, on a node that runs it as a static pod.
+
+use std::time::Duration;
+
+use crate::command::run;
+use crate::node::Node;
+use crate::testbed::Testbed;
+use crate::wait::{Seen, try_until, until};
+
+/// The kubelet runs what is in this folder: a file moved out of it is a pod stopped.
+const MANIFEST: &str = "/etc/kubernetes/manifests/kube-apiserver.yaml";
+const STOPPED_MANIFEST: &str = "/etc/kubernetes/kube-apiserver.stopped.yaml";
+
+impl Testbed {
+    /// Takes the API server away until the returned guard is dropped.
+    #[track_caller]
+    pub fn stop_api_server(&self) -> StoppedApiServer<'_> {
+        let node = self.control_plane();
+        node.run(&["mv", MANIFEST, STOPPED_MANIFEST]);
+        let stopped = StoppedApiServer { testbed: self, node };
+        until("the API server to stop", Duration::from_secs(90), || {
+            let running = stopped.node.run(&["crictl", "ps", "-q", "--name", "kube-apiserver"]);
+            Ok(if running.trim().is_empty() { Seen::Done(()) } else { Seen::NotYet(running) })
+        });
+        stopped
+    }
+}
+
+/// The API server is away while this lives.
+#[derive(Debug)]
+pub struct StoppedApiServer<'a> {
+    testbed: &'a Testbed,
+    node: Node<'a>,
+}
+
+impl<'a> StoppedApiServer<'a> {
+    /// The node it ran on: the API cannot be asked for nodes now.
+    pub fn node(&self) -> &Node<'a> {
+        &self.node
+    }
+
+    /// Starts it and waits until it answers.
+    #[track_caller]
+    pub fn start(self) {
+        drop(self);
+    }
+}
+
+impl Drop for StoppedApiServer<'_> {
+    fn drop(&mut self) {
+        let started = self.node.try_run(&["mv", STOPPED_MANIFEST, MANIFEST]).and_then(|_| {
+            try_until("the API server to answer", Duration::from_secs(120), || {
+                let ready = run(&mut self.testbed.kubectl(&["get", "--raw", "/readyz"]))?;
+                Ok(if ready == "ok" { Seen::Done(()) } else { Seen::NotYet(ready) })
+            })
+        });
+        if let Err(error) = started
+            && !std::thread::panicking()
+        {
+            panic!("{error:#}");
+        }
+    }
+}
