@@ -222,6 +222,10 @@ impl Handler for Gate {
         })
     }
 
+    fn create_abandoned(&mut self, container: Container) {
+        self.end(&container);
+    }
+
     fn start(&mut self, pod: PodSandbox, container: Container) -> Result<(), Refusal> {
         self.decide_start(&container).map_err(|refusal| {
             tracing::warn!(step = 4, namespace = pod.namespace, pod = pod.name, container = container.name, %refusal, "not started");

@@ -199,9 +199,9 @@ fn start_nri(parts: &Parts, socket: PathBuf, shim_on_node: PathBuf) {
     let readiness = Arc::clone(&parts.readiness);
     tokio::spawn(async move {
         while states.changed().await.is_ok() {
-            readiness.set("nri", match *states.borrow_and_update() {
+            readiness.set("nri", match &*states.borrow_and_update() {
                 session::State::Serving => Ok(()),
-                session::State::Away => Err("not connected to the container runtime".to_owned()),
+                session::State::Away { why } => Err(why.clone()),
             });
         }
     });
