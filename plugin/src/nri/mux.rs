@@ -65,9 +65,8 @@ impl Mux {
                 [(frame::PLUGIN, &mut self.plugin), (frame::RUNTIME, &mut self.runtime)]
             {
                 let message = assembler.next_message();
-                match message.map_err(|source| MuxError::Ttrpc { connection, source })? {
-                    Some(message) => return right_way(connection, message),
-                    None => {}
+                if let Some(message) = message.map_err(|source| MuxError::Ttrpc { connection, source })? {
+                    return right_way(connection, message);
                 }
             }
             self.read_frame().await?;
@@ -83,7 +82,11 @@ impl Mux {
             frame::RUNTIME => self.runtime.push(&payload),
             // As the Go implementation does: somebody else's, and no harm.
             unknown => {
-                tracing::warn!(connection = unknown, length = header.length, "NRI frame of an unknown connection");
+                tracing::warn!(
+                    connection = unknown,
+                    length = header.length,
+                    "NRI frame of an unknown connection"
+                );
             }
         }
         Ok(())
@@ -192,11 +195,15 @@ mod tests {
     fn each_breach_of_the_protocol_has_a_name() {
         check(
             [1u32.to_be_bytes(), u32::MAX.to_be_bytes()].concat(),
-            expect!["0 messages, then: NRI frame of 4294967295 bytes on connection 1: at most 4194314 are allowed"],
+            expect![
+                "0 messages, then: NRI frame of 4294967295 bytes on connection 1: at most 4194314 are allowed"
+            ],
         );
         check(
             framed(2, &[0, 0x40, 0, 1, 0, 0, 0, 1, 2, 0]),
-            expect!["0 messages, then: NRI connection 2: ttrpc message of 4194305 bytes: at most 4194304 are allowed"],
+            expect![
+                "0 messages, then: NRI connection 2: ttrpc message of 4194305 bytes: at most 4194304 are allowed"
+            ],
         );
         check(
             framed(1, &[0, 0, 0, 2, 0, 0, 0, 1, 1, 0, 0xff, 0xff]),
@@ -204,15 +211,21 @@ mod tests {
         );
         check(
             framed(1, &[0, 0, 0, 0, 0, 0, 0, 1, 3, 0]),
-            expect!["0 messages, then: NRI connection 1: ttrpc message of type 3: only requests and responses are expected"],
+            expect![
+                "0 messages, then: NRI connection 1: ttrpc message of type 3: only requests and responses are expected"
+            ],
         );
         check(
             framed(2, &request(b"x")),
-            expect!["0 messages, then: ttrpc request on NRI connection 2, where only the other side sends those"],
+            expect![
+                "0 messages, then: ttrpc request on NRI connection 2, where only the other side sends those"
+            ],
         );
         check(
             framed(1, &ttrpc::encode_response(1, Ok(Vec::new()))),
-            expect!["0 messages, then: ttrpc response on NRI connection 1, where only the other side sends those"],
+            expect![
+                "0 messages, then: ttrpc response on NRI connection 1, where only the other side sends those"
+            ],
         );
     }
 
@@ -241,12 +254,14 @@ mod tests {
     /// Bytes that look like the protocol at first: random ones end at their first header.
     fn hostile() -> impl Strategy<Value = Vec<u8>> {
         let length = prop_oneof![4 => 0u32..64, 1 => any::<u32>()];
-        let header = (0u32..4, length.clone()).prop_map(|(id, len)| [id.to_be_bytes(), len.to_be_bytes()].concat());
-        let message = (length, any::<u32>(), 0u8..5, any::<u8>()).prop_map(|(length, stream, kind, flags)| {
-            let mut bytes = [length.to_be_bytes(), stream.to_be_bytes()].concat();
-            bytes.extend([kind, flags]);
-            bytes
-        });
+        let header =
+            (0u32..4, length.clone()).prop_map(|(id, len)| [id.to_be_bytes(), len.to_be_bytes()].concat());
+        let message =
+            (length, any::<u32>(), 0u8..5, any::<u8>()).prop_map(|(length, stream, kind, flags)| {
+                let mut bytes = [length.to_be_bytes(), stream.to_be_bytes()].concat();
+                bytes.extend([kind, flags]);
+                bytes
+            });
         let whole = (1u32..3, any::<Vec<u8>>()).prop_map(|(id, data)| framed(id, &request(&data)));
         prop_oneof![header, message.clone(), message.prop_map(|m| framed(1, &m)), whole, any::<Vec<u8>>()]
     }

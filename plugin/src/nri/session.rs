@@ -66,7 +66,11 @@ impl Default for State {
 }
 
 /// Runs for the life of the agent.
-pub async fn run<H: Handler + 'static>(socket: PathBuf, handler: H, state: watch::Sender<State>) -> Infallible {
+pub async fn run<H: Handler + 'static>(
+    socket: PathBuf,
+    handler: H,
+    state: watch::Sender<State>,
+) -> Infallible {
     let worker = Worker::spawn(handler);
     let mut pause = RECONNECT_AFTER;
     loop {

@@ -85,8 +85,9 @@ fn work<H: Handler>(handler: H, queue: &mpsc::Receiver<Job>) {
 
 fn too_late(method: &str, deadline: Duration) -> Status {
     let message = format!(
-        "quietcore: the node's agent did not decide on {method} within {deadline:?}; the kubelet tries again by itself, \
-         and the agent's log says what it was busy with"
+        "quietcore: the node's agent did not decide on {method} within {:.1} s; the kubelet tries again by itself, and \
+         the agent's log says what it was busy with",
+        deadline.as_secs_f32()
     );
     Status { code: FAILED_PRECONDITION, message }
 }
