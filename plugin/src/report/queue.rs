@@ -15,7 +15,7 @@ use crate::{
         Reason, Subject,
         event::{self, Draft, Times},
     },
-    violation::limit::{Key, Whom},
+    violation::key::{Key, Whom},
 };
 
 #[cfg(test)]

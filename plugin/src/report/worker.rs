@@ -20,7 +20,7 @@ use crate::{
     violation::{
         describe::describe,
         happening::{Answer, Entry, Happening, Story, Thread},
-        limit::Key,
+        key::Key,
         symbolize::{
             Symbolizer,
             place::{NoModule, Place},
