@@ -22,9 +22,11 @@ use crate::{
     args::AgentArgs,
     cores::{
         device_plugin::{Cores, Published},
-        grants::{Grants, GrantsError},
+        grants::Grants,
         kubelet,
-        machine::Machine,
+        machine::{Machine, Role},
+        set::CpuSet,
+        store::StoreError,
         topology::{Topology, TopologyError},
     },
     guard::load::{Guard, GuardError},
@@ -52,7 +54,7 @@ pub enum AgentError {
     #[error(transparent)]
     Guard(#[from] GuardError),
     #[error(transparent)]
-    Grants(#[from] GrantsError),
+    Grants(#[from] StoreError),
     #[error(transparent)]
     Policies(#[from] DirError),
     #[error(transparent)]
@@ -94,7 +96,7 @@ pub async fn run(args: AgentArgs) -> Result<(), AgentError> {
     let shim_on_node = shim_file::install(&state_dir)?;
     let guard = Arc::new(Guard::start(&pin_dir)?);
     tracing::info!(step = 7, adopted = guard.adopted, "guard is attached");
-    let grants = Arc::new(Grants::open(state_dir.join("ledger.json"))?);
+    let grants = Arc::new(Grants::open(state_dir.join("ledger.json"), &isolated_cpus)?);
     let client = match policy_dir {
         None => Some(kube::Client::try_default().await.map_err(Box::new)?),
         Some(_) => None,
@@ -130,17 +132,9 @@ pub async fn run(args: AgentArgs) -> Result<(), AgentError> {
     match (client, policy_dir) {
         (Some(client), _) => {
             start_policies(&parts, client.clone());
-            let file = state_dir.join("claim.json");
-            let machine = Machine { client: client.clone(), namespace, node: parts.node.clone(), file };
-            let (published, cores) = (parts.published.clone(), isolated_cpus);
-            tokio::spawn(async move {
-                machine
-                    .wait_until_ours(|holder| {
-                        stand_by.send_replace(format!("node {holder} publishes the cores of this machine"));
-                    })
-                    .await;
-                published.send_replace(Some(cores));
-            });
+            let (node, file) = (parts.node.clone(), state_dir.join("claim.json"));
+            let machine = Machine { client: client.clone(), namespace, node, file };
+            start_machine(&parts, machine, isolated_cpus, stand_by);
             released = tokio::spawn(node_object(&parts, client, registered, standing_by).keep());
         }
         (None, Some(folder)) => {
@@ -152,12 +146,16 @@ pub async fn run(args: AgentArgs) -> Result<(), AgentError> {
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
+    let result = tokio::select! {
         Some(error) = guard_failure.recv() => Err(error.into()),
         ended = &mut released => Ok(ended.map_err(io::Error::from)??),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
+    };
+    if let Err(error) = parts.grants.flush().await {
+        tracing::error!(step = 3, %error, "the next agent will not know the last containers");
     }
+    result
 }
 
 fn start_reporter(
@@ -224,6 +222,21 @@ fn start_kubelet(parts: &Parts, folder: PathBuf) -> watch::Receiver<bool> {
         }
     });
     observed
+}
+
+/// A node that was released publishes nothing, whoever else left the machine.
+fn start_machine(parts: &Parts, machine: Machine, cores: CpuSet, stand_by: watch::Sender<String>) {
+    let (published, seen) = (parts.published.clone(), parts.seen.clone());
+    tokio::spawn(machine.keep(move |role| match role {
+        Role::Publish if seen.borrow().released => {}
+        Role::Publish => {
+            published.send_replace(Some(cores.clone()));
+        }
+        Role::StandBy { holder } => {
+            stand_by.send_replace(format!("node {holder} publishes the cores of this machine"));
+            published.send_replace(None);
+        }
+    }));
 }
 
 fn start_policies(parts: &Parts, client: kube::Client) {
