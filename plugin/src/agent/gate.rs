@@ -7,7 +7,7 @@ use quietcore_proto::nri::{
     Container, ContainerAdjustment, ContainerState, ContainerUpdate, LinuxResources, PodSandbox,
 };
 
-use super::containers::Containers;
+use super::containers::{Containers, info};
 use crate::{
     arm::plan::{Provider, SHIM_PATH, shim_plan},
     cores::{
@@ -63,9 +63,13 @@ enum GateRefusal {
          the runtime, or keep strict pods off this node"
     )]
     RuntimeTooOld(Runtime),
-    #[error("the container has quietcore's mount but no grant token: delete the pod so that it is admitted anew")]
+    #[error(
+        "the container has quietcore's mount but no grant token: delete the pod so that it is admitted anew"
+    )]
     NoToken,
-    #[error("this strict container was not created through quietcore's agent: delete the pod so that it is made anew")]
+    #[error(
+        "this strict container was not created through quietcore's agent: delete the pod so that it is made anew"
+    )]
     NotClaimed,
     #[error("look at the container's first process {pid}: {why}")]
     Process { pid: u32, why: String },
@@ -128,7 +132,8 @@ impl Gate {
         };
         let pid = container.pid;
         let process = |why: String| GateRefusal::Process { pid, why };
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(|error| process(error.to_string()))?;
+        let status =
+            fs::read_to_string(format!("/proc/{pid}/status")).map_err(|error| process(error.to_string()))?;
         let facts = init_facts(&status).map_err(|error| process(error.to_string()))?;
         let Grant { cpus, claim, .. } = &grant;
         verify(container, &claim.plan, cpus, &claim.policy, PROVIDER, &facts)?;
@@ -159,6 +164,7 @@ impl Gate {
     }
 
     fn forget(&self, grant: &Grant) {
+        self.reporter.container_gone(&info(grant));
         let slot = grant.claim.slot;
         self.containers.gone((slot, self.guard.slots.generation(slot)));
         self.guard.slots.close(slot);
@@ -187,9 +193,10 @@ impl Gate {
             container_id: container.id.as_str().into(),
             policy: None,
         };
-        let note = "this container holds quietcore cores and is not watched: it started while the node's guard was \
+        let note =
+            "this container holds quietcore cores and is not watched: it started while the node's guard was \
                     away; delete the pod so that it is made anew"
-            .to_owned();
+                .to_owned();
         self.reporter.event(Subject::Container(Arc::new(info)), Reason::Unprotected, note);
     }
 }
@@ -210,10 +217,11 @@ impl Handler for Gate {
             tracing::info!(step = 3, pod = gone.holder.pod, cpus = %gone.cpus, "ended while the agent was away");
             self.forget(&gone);
         }
-        let claimed: HashSet<_> = self.grants.read(|ledger| ledger.grants().map(|grant| grant.claim.slot).collect());
+        let claimed: HashSet<_> =
+            self.grants.read(|ledger| ledger.grants().map(|grant| grant.claim.slot).collect());
         let stale: Vec<_> = self.guard.slots.live().filter(|slot| !claimed.contains(slot)).collect();
         stale.into_iter().for_each(|slot| self.guard.slots.close(slot));
-        for container in containers.iter().filter(|container| looks_strict(container)) {
+        for container in live().filter(|container| looks_strict(container)) {
             let grant = self.grants.read(|ledger| ledger.grant(&container.id));
             // Created, and not started yet: the gate is still before it.
             let waiting = grant.as_ref().is_some_and(|grant| grant.claim.pid.is_none());
@@ -225,7 +233,11 @@ impl Handler for Gate {
         }
     }
 
-    fn create(&mut self, pod: PodSandbox, container: Container) -> Result<Option<ContainerAdjustment>, Refusal> {
+    fn create(
+        &mut self,
+        pod: PodSandbox,
+        container: Container,
+    ) -> Result<Option<ContainerAdjustment>, Refusal> {
         self.decide_create(&pod, &container).map_err(|refusal| {
             tracing::warn!(step = 4, namespace = pod.namespace, pod = pod.name, container = container.name, %refusal, "not created");
             Refusal::of(&*refusal)

@@ -68,7 +68,11 @@ impl Records {
 fn hand_on(record: &qc_record, own_pid_level: usize, containers: &Containers, reporter: &Reporter) {
     let slot = u8::try_from(record.slot).ok().and_then(Slot::new);
     let Some(info) = slot.and_then(|slot| containers.find((slot, record.generation))) else {
-        tracing::warn!(slot = record.slot, generation = record.generation, "record of a container unknown here");
+        tracing::warn!(
+            slot = record.slot,
+            generation = record.generation,
+            "record of a container unknown here"
+        );
         return;
     };
     let pid = record.pids.get(own_pid_level).and_then(|pid| i32::try_from(*pid).ok());

@@ -1,6 +1,7 @@
 //! A stand-in for the container runtime: a shell that waits on CPU 1 like the runtime's init, is watched, and
 //! then execs the shim with a workload.
 #![expect(unreachable_pub, reason = "each test binary is a crate of its own")]
+#![expect(clippy::unwrap_used, reason = "this is a test, but not inside a #[test]")]
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
