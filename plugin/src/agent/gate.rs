@@ -7,7 +7,7 @@ use quietcore_proto::nri::{
     Container, ContainerAdjustment, ContainerState, ContainerUpdate, LinuxResources, PodSandbox,
 };
 
-use super::containers::{Containers, info};
+use super::containers::Containers;
 use crate::{
     arm::plan::{Provider, SHIM_PATH, shim_plan},
     cores::{
@@ -164,7 +164,6 @@ impl Gate {
     }
 
     fn forget(&self, grant: &Grant) {
-        self.reporter.container_gone(&info(grant));
         let slot = grant.claim.slot;
         self.containers.gone((slot, self.guard.slots.generation(slot)));
         self.guard.slots.close(slot);

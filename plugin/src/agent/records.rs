@@ -42,6 +42,7 @@ impl Records {
         let mut every = tokio::time::interval(COUNTS_EVERY);
         loop {
             every.tick().await;
+            self.containers.settled().iter().for_each(|info| self.reporter.container_gone(info));
             let running = self.containers.running();
             lost_before.retain(|key, _| running.iter().any(|(known, _)| known == key));
             for (key, info) in running {

@@ -1,9 +1,12 @@
 //! `make demo`: the life of one strict pod, told in a screen. Runs in a cluster that `testbed run` made.
 #![expect(clippy::print_stdout, reason = "it tells a story")]
 
+use std::time::Duration;
+
 use quietcore_tests::{
     kube::Namespace,
     testbed::{Testbed, clone_file},
+    wait::{Seen, until},
 };
 
 const CHART: [&str; 2] = ["image.tag=dev", "isolatedCpus=1"];
@@ -12,6 +15,7 @@ fn main() {
     let testbed = Testbed::from_env();
     heading("1. helm install: the agent offers CPU 1 of this node as quietcore.io/core");
     let release = testbed.helm_install("quietcore", "quietcore-system", "charts/quietcore", &CHART);
+    wait_until_offered(&testbed);
     show(&testbed.run_kubectl(&["get", "dataplanenodes"]));
 
     let namespace = testbed.namespace("demo");
@@ -41,6 +45,16 @@ fn main() {
     heading(
         "6. helm uninstall gave the node back. To play with it yourself: make up, then examples/README.md",
     );
+}
+
+/// The kubelet tells the API server of new resources with its next status, which may take ten seconds.
+fn wait_until_offered(testbed: &Testbed) {
+    until("the node to offer its core", Duration::from_secs(60), || {
+        Ok(match testbed.node().allocatable("quietcore.io/core") {
+            0 => Seen::NotYet("quietcore.io/core: 0"),
+            _ => Seen::Done(()),
+        })
+    });
 }
 
 /// The counter-proof: the same program that keeps its promise hears nothing.
