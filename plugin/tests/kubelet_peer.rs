@@ -1,5 +1,6 @@
 //! Step 3 against a kubelet of our own: it takes registrations, calls back, and restarts as the real one does,
 //! by wiping the folder of sockets.
+#![expect(clippy::unwrap_used, reason = "a test that cannot set up its world fails")]
 
 use std::{
     fs,
@@ -233,6 +234,15 @@ async fn a_device_that_is_none_is_an_error_and_makes_no_allocation() {
         assert_eq!(allocate(&mut plugin, &[ids]).await.unwrap_err().code(), Code::InvalidArgument, "{ids:?}");
     }
     assert!(!agent.folder.path().join("ledger.json").exists());
+}
+
+#[tokio::test]
+async fn a_disk_that_refuses_the_ledger_fails_no_pod() {
+    let agent = Agent::start();
+    let mut plugin = agent.kubelet().plugin().await;
+    fs::create_dir(agent.folder.path().join("ledger.json")).unwrap();
+    let answers = allocate(&mut plugin, &[&["cpu-1"]]).await.unwrap();
+    assert_eq!(agent.grants.read(|ledger| ledger.cpus_of(&token(&answers[0]))), Ok(set("1")));
 }
 
 #[tokio::test]

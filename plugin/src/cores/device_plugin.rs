@@ -3,7 +3,7 @@
 //! It knows no pods and refuses none: an error from Allocate fails the pod for good, while CreateContainer can
 //! say no and be asked again.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream::BoxStream};
 use quietcore_proto::deviceplugin::{
@@ -12,7 +12,7 @@ use quietcore_proto::deviceplugin::{
     NumaNode, PreStartContainerRequest, PreStartContainerResponse, PreferredAllocationRequest,
     PreferredAllocationResponse, TopologyInfo, device_plugin_server::DevicePlugin,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -26,6 +26,9 @@ use super::{
 use crate::nri::adjust::TRIPWIRE;
 
 pub const RESOURCE: &str = "quietcore.io/core";
+
+/// The kubelet admits no other pod while it waits for Allocate, and sets itself no limit.
+const SAVED_WITHIN: Duration = Duration::from_secs(5);
 
 /// `None`: this node publishes no cores, because another node of the same machine does, or it was released.
 pub type Published = Option<CpuSet>;
@@ -78,13 +81,15 @@ impl Cores {
     }
 
     /// Waits for the disk: the kubelet keeps the answer in its own checkpoint and replays it after any crash.
+    /// A disk that does not take it fails no pod: the token serves while this agent lives, and the next one
+    /// refuses what it cannot know.
     async fn allocate_one(&self, names: &[String]) -> Result<ContainerAllocateResponse, Status> {
         let cpus = device::cpus(names)?;
         let token =
             Token::random().map_err(|error| Status::internal(format!("make a grant token: {error}")))?;
-        let saved = self.grants.allocate(token.clone(), cpus.clone()).await;
-        saved.map_err(|error| Status::unavailable(error.to_string()))?;
-        tracing::info!(step = 3, %cpus, ?token, "allocated");
+        let saved = self.grants.allocate(token.clone(), cpus.clone());
+        let saved = matches!(timeout(SAVED_WITHIN, saved).await, Ok(Ok(())));
+        tracing::info!(step = 3, %cpus, ?token, saved, "allocated");
         Ok(ContainerAllocateResponse {
             annotations: HashMap::from([(token::ANNOTATION.to_owned(), token.as_str().to_owned())]),
             mounts: vec![Mount {

@@ -63,7 +63,7 @@ impl Grants {
         result
     }
 
-    /// Saved when it returns.
+    /// Saved when it returns `Ok`; in memory in any case.
     pub async fn allocate(&self, token: Token, cpus: CpuSet) -> Result<(), NotSaved> {
         let (done, saved) = oneshot::channel();
         {

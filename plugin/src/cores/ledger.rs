@@ -246,10 +246,7 @@ impl Ledger {
     fn forget_superseded(&mut self, number: u64, holder: &Holder, cpus: &CpuSet) {
         self.saved.allocations.retain(|_, allocation| {
             let of_this_pod = allocation.holder.as_ref().is_some_and(|own| own.pod_uid == holder.pod_uid);
-            number <= allocation.number
-                || of_this_pod
-                || allocation.claim.is_some()
-                || !allocation.cpus.overlaps(cpus)
+            number <= allocation.number || of_this_pod || !allocation.cpus.overlaps(cpus)
         });
     }
 
