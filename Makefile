@@ -45,6 +45,8 @@ demo: agent ## a strict pod on a real cluster, told in one screen
 	$(TESTBED) run --name quietcore-demo --agent $(AGENT) -- $(BUILD)/$(TARGET)/debug/demo
 
 bench: agent ## measure the budgets, print them, and write bench/*.json
+	mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
+	cargo bench --quiet --profile fast -p quietcore --features kernel --bench kernel
 	cargo build --quiet -p quietcore-tests
 	$(TESTBED) run --name quietcore-bench --agent $(AGENT) -- $(BUILD)/$(TARGET)/debug/bench
 
