@@ -3,14 +3,16 @@
 
 use std::{collections::HashSet, fs, path::PathBuf, sync::Arc};
 
-use quietcore_proto::nri::{Container, ContainerAdjustment, ContainerUpdate, LinuxResources, PodSandbox};
+use quietcore_proto::nri::{
+    Container, ContainerAdjustment, ContainerState, ContainerUpdate, LinuxResources, PodSandbox,
+};
 
 use super::containers::Containers;
 use crate::{
     arm::plan::{Provider, SHIM_PATH, shim_plan},
     cores::{
         grants::Grants,
-        ledger::{Grant, Holder},
+        ledger::{Grant, Holder, Stranger},
         token::{self, Token},
         topology::Topology,
     },
@@ -106,7 +108,11 @@ impl Gate {
             pod_uid: pod.uid.clone(),
             container: container.name.clone(),
         };
-        self.grants.change(|ledger| ledger.claim(&token, &holder, &container.id, &plan, &policy))?;
+        let claimed =
+            self.grants.change(|ledger| ledger.claim(&token, &holder, &container.id, &plan, &policy))?;
+        if let Some(replaced) = claimed.replaced {
+            self.forget(&replaced);
+        }
         Ok(Some(adjustment))
     }
 
@@ -201,8 +207,12 @@ impl Handler for Gate {
     }
 
     fn synchronize(&mut self, pods: Vec<PodSandbox>, containers: Vec<Container>) {
-        let live: Vec<String> = containers.iter().map(|container| container.id.clone()).collect();
-        for gone in self.grants.change(|ledger| ledger.reconcile(&live)) {
+        let is_live = |container: &&Container| container.state != ContainerState::ContainerStopped as i32;
+        let live = || containers.iter().filter(is_live);
+        let strict = live().filter(|container| looks_strict(container));
+        let strict = strict.filter_map(|container| stranger(container, &pods)).collect();
+        let ids: Vec<String> = live().map(|container| container.id.clone()).collect();
+        for gone in self.grants.change(|ledger| ledger.reconcile(&ids, strict)) {
             tracing::info!(step = 3, pod = gone.holder.pod, cpus = %gone.cpus, "ended while the agent was away");
             self.forget(&gone);
         }
@@ -210,7 +220,7 @@ impl Handler for Gate {
             self.grants.read(|ledger| ledger.grants().map(|grant| grant.claim.slot).collect());
         let stale: Vec<_> = self.guard.slots.live().filter(|slot| !claimed.contains(slot)).collect();
         stale.into_iter().for_each(|slot| self.guard.slots.close(slot));
-        for container in containers.iter().filter(|container| looks_strict(container)) {
+        for container in live().filter(|container| looks_strict(container)) {
             let grant = self.grants.read(|ledger| ledger.grant(&container.id));
             // Created, and not started yet: the gate is still before it.
             let waiting = grant.as_ref().is_some_and(|grant| grant.claim.pid.is_none());
@@ -253,6 +263,19 @@ impl Handler for Gate {
     fn remove(&mut self, container: Container) {
         self.end(&container);
     }
+}
+
+/// How the ledger knows it, if it is none of its own.
+fn stranger(container: &Container, pods: &[PodSandbox]) -> Option<Stranger> {
+    let cpus = container.linux.as_ref()?.resources.as_ref()?.cpu.as_ref()?.cpus.parse().ok()?;
+    let pod = pods.iter().find(|pod| pod.id == container.pod_sandbox_id)?;
+    let holder = Holder {
+        namespace: pod.namespace.clone(),
+        pod: pod.name.clone(),
+        pod_uid: pod.uid.clone(),
+        container: container.name.clone(),
+    };
+    Some(Stranger { container_id: container.id.clone(), holder, cpus })
 }
 
 fn has_tripwire(container: &Container) -> bool {

@@ -23,10 +23,11 @@ use crate::{
     args::AgentArgs,
     cores::{
         device_plugin::{Cores, Published},
-        grants::{Grants, GrantsError},
+        grants::Grants,
         kubelet,
-        machine::Machine,
+        machine::{Machine, Role},
         set::CpuSet,
+        store::StoreError,
         topology::{Topology, TopologyError},
     },
     guard::load::{Guard, GuardError},
@@ -53,7 +54,7 @@ pub enum AgentError {
     #[error(transparent)]
     Guard(#[from] GuardError),
     #[error(transparent)]
-    Grants(#[from] GrantsError),
+    Grants(#[from] StoreError),
     #[error(transparent)]
     Policies(#[from] DirError),
     #[error(transparent)]
@@ -95,7 +96,7 @@ pub async fn run(args: AgentArgs) -> Result<(), AgentError> {
     let shim_on_node = shim_file::install(&state_dir)?;
     let guard = Arc::new(Guard::start(&pin_dir)?);
     tracing::info!(step = 7, adopted = guard.adopted, "guard is attached");
-    let grants = Arc::new(Grants::open(state_dir.join("ledger.json"))?);
+    let grants = Arc::new(Grants::open(state_dir.join("ledger.json"), &isolated_cpus)?);
     let client = match policy_dir {
         None => Some(kube::Client::try_default().await.map_err(Box::new)?),
         Some(_) => None,
@@ -141,12 +142,16 @@ pub async fn run(args: AgentArgs) -> Result<(), AgentError> {
     };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
+    let result = tokio::select! {
         Some(error) = guard_failure.recv() => Err(error.into()),
         ended = &mut released => Ok(ended.map_err(io::Error::from)??),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
+    };
+    if let Err(error) = parts.grants.flush().await {
+        tracing::error!(step = 3, %error, "the next agent will not know the last containers");
     }
+    result
 }
 
 fn start_reporter(
@@ -246,14 +251,18 @@ fn start_kubernetes(
         registered,
         stand_by: standing_by,
     };
-    let published = parts.published.clone();
-    tokio::spawn(async move {
-        let tell = |holder: &str| {
+    let (published, seen) = (parts.published.clone(), parts.seen.clone());
+    tokio::spawn(machine.keep(move |role| match role {
+        // A node that was released publishes nothing, whoever else leaves the machine.
+        Role::Publish if seen.borrow().released => {}
+        Role::Publish => {
+            published.send_replace(Some(isolated.clone()));
+        }
+        Role::StandBy { holder } => {
             stand_by.send_replace(format!("node {holder} publishes the cores of this machine"));
-        };
-        machine.wait_until_ours(tell).await;
-        published.send_replace(Some(isolated));
-    });
+            published.send_replace(None);
+        }
+    }));
     tokio::spawn(object.keep())
 }
 
