@@ -24,7 +24,7 @@ impl Testbed {
     pub fn install_product(&self) {
         self.helm_install("quietcore", NAMESPACE, "charts/quietcore", &VALUES).keep();
         self.wait_cores(1);
-        self.load_c_program(WORKLOAD, &["tests/workloads/workload.c"], &["-O2", "-Iabi/include"]);
+        self.load_c_program(WORKLOAD, &["tests/workloads/workload.c"], &[]);
     }
 
     /// The kubelet tells the API server of a changed resource with its next status, up to ten seconds later.

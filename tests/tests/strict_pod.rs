@@ -7,11 +7,7 @@ use quietcore_tests::testbed::{Testbed, clone_file};
 fn the_examples_tell_the_whole_story() {
     let testbed = Testbed::from_env();
     testbed.install_product();
-    testbed.load_c_program(
-        "localhost/poll-loop:dev",
-        &["examples/poll-loop/poll-loop.c"],
-        &["-O2", "-Iabi/include"],
-    );
+    testbed.load_c_program("localhost/poll-loop:dev", &["examples/poll-loop/poll-loop.c"], &[]);
     let namespace = testbed.namespace("examples");
     namespace.apply(&clone_file("examples/policy.yaml"));
     namespace.apply(&clone_file("examples/pod.yaml"));

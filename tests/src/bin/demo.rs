@@ -22,11 +22,7 @@ fn main() {
     heading("2. kubectl apply: a policy (a system call on the core means SIGUSR1), and a pod that names it");
     namespace.apply(&clone_file("examples/policy.yaml"));
     show(&namespace.run_kubectl(&["get", "dataplanepolicies"]));
-    testbed.load_c_program(
-        "localhost/poll-loop:dev",
-        &["examples/poll-loop/poll-loop.c"],
-        &["-Iabi/include"],
-    );
+    testbed.load_c_program("localhost/poll-loop:dev", &["examples/poll-loop/poll-loop.c"], &[]);
     namespace.apply(&clone_file("examples/pod.yaml"));
     let pod = namespace.pod("poll-loop");
     pod.wait_phase("Succeeded");
