@@ -1,4 +1,9 @@
 //! Step 8: what is left to the process that reads a hostile binary. No harness: it runs itself inside.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test; without a harness it speaks for itself"
+)]
 
 use std::{fs, fs::File, io, net::UdpSocket, process::Command};
 
@@ -26,7 +31,6 @@ fn main() {
     println!("test after_enter_one_file_and_nothing_else ... ok");
 }
 
-#[expect(clippy::print_stdout, reason = "this is the answer to the outer process")]
 fn inside() {
     sandbox::close_inherited_files();
     sandbox::enter().unwrap();

@@ -1,4 +1,5 @@
 //! Step 8 on real processes and hostile files: from an address to words, by the real child process.
+#![expect(clippy::unwrap_used, reason = "a failed step of a test is a failed test")]
 
 use std::{
     ffi::CString,
@@ -303,4 +304,24 @@ fn a_missing_program_is_no_answer() {
     let missing = CString::new("/nonexistent").unwrap();
     let mut children = Children::new(missing.to_str().unwrap().into(), PATIENT);
     assert_eq!(children.ask(&module(Path::new("/")), 0), Err(NoFunction::NotParsed));
+}
+
+#[test]
+fn a_container_whose_binaries_are_never_read_stops_costing_deadlines() {
+    let program = run(&[]);
+    let dir = TempDir::new().unwrap();
+    let runs = dir.path().join("runs");
+    let mut symbolizer =
+        Symbolizer::new("/proc".into(), script(dir.path(), &format!("echo run >> {}", runs.display())));
+    let maps = fs::read_to_string(format!("/proc/{}/maps", program.child.id())).unwrap();
+    // The program, libc and the dynamic linker: more files than one is given up for.
+    let code = maps.lines().filter(|line| line.contains(" r-xp ") && line.contains(" /"));
+    let starts: Vec<u64> =
+        code.map(|line| u64::from_str_radix(line.split('-').next().unwrap(), 16).unwrap()).collect();
+    assert!(3 <= starts.len(), "{maps}");
+    for ip in starts.iter().flat_map(|start| (0..5).map(move |n| start + n)) {
+        let place = symbolizer.place("c", program.pid(), &program.thread, ip);
+        assert!(matches!(place, Place::Module { why: NoFunction::NotParsed, .. }), "{place:?}");
+    }
+    assert_eq!(fs::read_to_string(runs).unwrap().lines().count(), 8);
 }

@@ -24,15 +24,16 @@ use crate::{
     metrics::{ContainerLabels, DropReason, Metrics},
     report::{
         ContainerInfo, Reason, Subject,
-        event::{self, Draft},
+        event::Draft,
         log::Log,
         queue::{Bounds, Queue},
         sender::{self, Sender},
         worker::{self, Work},
     },
     violation::{
-        happening::{Cause, Happening, Refused, Story},
-        limit::{InterruptKind, Key, Limiter, Limits, Verdict, What, Whom},
+        happening::{Happening, Story},
+        key::{Key, What, Whom},
+        limit::{Limiter, Limits, Verdict},
         symbolize::Symbolizer,
     },
 };
@@ -136,7 +137,7 @@ impl Reporter {
                 return;
             }
         };
-        let Some(what) = what(&happening) else {
+        let Some(what) = What::of(&happening) else {
             // Armed: the moment when the program is known to be the one that will be reported.
             if happening.story == Story::Armed {
                 self.remember(info, pid, happening);
@@ -163,7 +164,7 @@ impl Reporter {
         let at = Timestamp::now();
         self.admit(whom, what, at, |key, untold| Work::Told {
             key,
-            draft: Draft { subject, reason, action: event::action(reason), note, at },
+            draft: Draft { subject, reason, action: reason.action(), note, at },
             untold,
         });
     }
@@ -267,33 +268,6 @@ async fn log_series(shared: &Shared) -> Infallible {
 
 fn whom(info: &ContainerInfo) -> Whom {
     Whom::Container { pod_uid: Arc::clone(&info.pod_uid), container: Arc::clone(&info.container) }
-}
-
-/// `None`: nothing to tell anybody.
-fn what(happening: &Happening) -> Option<What> {
-    let ip = happening.ip;
-    let told = |reason: Reason, note: &str| What::Told { reason: reason.text(), note: note.into() };
-    let entry = match &happening.story {
-        Story::Armed | Story::Disarmed => return None,
-        Story::ArmRefused(Refused::Affinity) => return Some(told(Reason::ArmRefused, "affinity")),
-        Story::ArmRefused(Refused::Locked) => return Some(told(Reason::ArmRefused, "locked")),
-        Story::ArmRefused(Refused::Argument) => return Some(told(Reason::ArmRefused, "argument")),
-        Story::LeftCore => return Some(told(Reason::LeftCore, "")),
-        Story::Entry(entry) => entry,
-    };
-    let interrupt = |kind| What::Interrupt { kind };
-    Some(match &entry.cause {
-        Cause::Syscall { number, abi, .. } => What::Syscall { number: *number, abi: *abi, ip },
-        Cause::PageFault { .. } => What::Exception { ip },
-        Cause::Tick => interrupt(InterruptKind::Tick),
-        Cause::Reschedule => interrupt(InterruptKind::Reschedule),
-        Cause::CallFunction => interrupt(InterruptKind::CallFunction),
-        Cause::IrqWork => interrupt(InterruptKind::IrqWork),
-        Cause::DeviceIrq { irq, .. } => interrupt(InterruptKind::Device(*irq)),
-        Cause::Switch { comm, .. } => interrupt(InterruptKind::SwitchTo(comm.as_str().into())),
-        Cause::Nmi => What::Hardware { mce: false },
-        Cause::MachineCheck => What::Hardware { mce: true },
-    })
 }
 
 /// The guard stamps records with CLOCK_MONOTONIC, Events carry the time of day.

@@ -39,7 +39,7 @@ pub enum Story {
     LeftCore,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refused {
     Affinity,
     Locked,

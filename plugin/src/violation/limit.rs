@@ -6,73 +6,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use crate::{policy::effective::Class, violation::happening::SyscallAbi};
-
-/// Equal keys are "the same thing again".
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Key {
-    pub whom: Whom,
-    pub what: What,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Whom {
-    Container { pod_uid: Arc<str>, container: Arc<str> },
-    Node,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum What {
-    /// By number and place.
-    Syscall {
-        number: u64,
-        abi: SyscallAbi,
-        ip: u64,
-    },
-    Exception {
-        ip: u64,
-    },
-    /// An interrupt is not the interrupted instruction's doing: one series wherever it hits.
-    Interrupt {
-        kind: InterruptKind,
-    },
-    Hardware {
-        mce: bool,
-    },
-    /// Everything that is not a kernel entry: by reason and text.
-    Told {
-        reason: &'static str,
-        note: Arc<str>,
-    },
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum InterruptKind {
-    Tick,
-    Reschedule,
-    CallFunction,
-    IrqWork,
-    Device(u64),
-    SwitchTo(Arc<str>),
-}
-
-impl What {
-    fn topic(&self) -> Topic {
-        match self {
-            What::Syscall { .. } => Topic::Entry(Class::Syscall),
-            What::Exception { .. } => Topic::Entry(Class::Exception),
-            What::Interrupt { .. } => Topic::Entry(Class::Interrupt),
-            What::Hardware { .. } => Topic::Entry(Class::MachineCheck),
-            What::Told { reason, .. } => Topic::Told(reason),
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Topic {
-    Entry(Class),
-    Told(&'static str),
-}
+use crate::violation::key::{Key, Topic, Whom};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -176,6 +110,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::violation::{
+        happening::SyscallAbi,
+        key::{InterruptKind, What},
+    };
 
     const LIMITS: Limits =
         Limits { burst: 3, every: Duration::from_secs(30), series_rest: Duration::from_secs(360) };

@@ -8,6 +8,7 @@
 
 pub mod describe;
 pub mod happening;
+pub mod key;
 pub mod limit;
 pub mod symbolize;
 pub mod text;

@@ -1,6 +1,8 @@
 //! A stand-in for the container runtime: a shell that waits on CPU 1 like the runtime's init, is watched, and
 //! then execs the shim with a workload.
-#![expect(unreachable_pub, reason = "each test binary is a crate of its own")]
+#![allow(unreachable_pub, reason = "each test binary is a crate of its own")]
+#![allow(dead_code, reason = "not every test binary uses all of it")]
+#![allow(clippy::unwrap_used, reason = "this is a test, but not inside a #[test]")]
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -11,7 +13,7 @@ use std::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use quietcore::{
@@ -124,6 +126,28 @@ impl Stand {
         child.stdin.take().unwrap().write_all(b"go\n").unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         Running { child, stdout, output: String::new() }
+    }
+
+    /// From "go" to the end of a program that does nothing, with the shim before it or without.
+    pub fn time_to_exec(&self, policy: &Effective, with_shim: bool) -> Duration {
+        let cpus: CpuSet = "1".parse().unwrap();
+        let slot = Slot::new(SLOT).unwrap();
+        let mut command = Command::new("taskset");
+        command.args(["-c", "1", "setpriv", "--no-new-privs", "sh", "-c", "read go; exec \"$@\"", "sh"]);
+        if with_shim {
+            command.arg(&self.shim).args([shim_plan(&cpus, policy, Provider::Seccomp).as_str(), "--"]);
+        }
+        command.arg(workload()).arg("nothing");
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        let pid = shell_of(i32::try_from(child.id()).unwrap(), true);
+        self.guard.slots.open(slot, rules(policy, &cpus));
+        self.guard.watch(pid, slot).unwrap();
+        let started = Instant::now();
+        child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        let status = child.wait().unwrap();
+        let elapsed = started.elapsed();
+        assert!(status.success());
+        elapsed
     }
 
     fn records(&self) -> Vec<qc_record> {

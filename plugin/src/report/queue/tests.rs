@@ -3,7 +3,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{report::ContainerInfo, violation::limit::What};
+use crate::{report::ContainerInfo, violation::key::What};
 
 const BOUNDS: Bounds =
     Bounds { waiting: 4, patch_every: Duration::from_secs(10), series_rest: Duration::from_secs(360) };

@@ -102,6 +102,14 @@ fn a_call_of_another_table_does_not_borrow_a_name() {
 }
 
 #[test]
+fn debug_information_adds_file_and_line() {
+    let place = Place::Function { name: "fwd_loop".into(), offset: 0, source: Some("l2fwd.c:31".into()) };
+    let happening = Happening::try_from(&record(abi::QC_KIND_TICK, abi::QC_INTERRUPT, 0)).unwrap();
+    expect!["interrupt local timer tick at fwd_loop+0x0 (l2fwd, tid 31, cpu 5, l2fwd.c:31): reported"]
+        .assert_eq(&describe(&happening, &place, &names));
+}
+
+#[test]
 fn a_denied_call_says_so() {
     check(
         write_call(abi::QC_F_DENIED),

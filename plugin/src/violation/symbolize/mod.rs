@@ -38,6 +38,8 @@ pub mod sandbox;
 const REMEMBERED_PROCESSES: usize = 4;
 /// Files of one such process that we hold open.
 const REMEMBERED_FILES: usize = 16;
+/// A container whose binaries cost so many whole deadlines in a row gets no more: others wait meanwhile.
+const PATIENCE: u8 = 8;
 
 #[derive(Debug)]
 pub struct Symbolizer {
@@ -46,6 +48,8 @@ pub struct Symbolizer {
     cache: Cache,
     /// By container. A SIGKILL is faster than its record: without this its place would be a bare address.
     remembered: HashMap<Arc<str>, VecDeque<Remembered>>,
+    /// Children in a row that had no answer, by container.
+    failures: HashMap<Box<str>, u8>,
 }
 
 #[derive(Debug)]
@@ -56,7 +60,8 @@ struct Remembered {
 
 impl Symbolizer {
     pub fn new(proc_root: PathBuf, children: Children) -> Symbolizer {
-        Symbolizer { proc_root, children, cache: Cache::default(), remembered: HashMap::new() }
+        let (remembered, failures) = (HashMap::new(), HashMap::new());
+        Symbolizer { proc_root, children, cache: Cache::default(), remembered, failures }
     }
 
     /// Takes note of a living process's binaries, for when it is dead.
@@ -82,6 +87,7 @@ impl Symbolizer {
     /// The container is gone: its files would otherwise keep its file system busy.
     pub fn forget(&mut self, container: &str) {
         self.remembered.remove(container);
+        self.failures.remove(container);
     }
 
     /// `pid` is the thread as the agent's /proc shows it.
@@ -92,11 +98,11 @@ impl Symbolizer {
         };
         match snapshot {
             Ok(snapshot) => match snapshot.find(ip) {
-                Some(mapping) => self.in_mapping(mapping, snapshot.open(mapping).as_ref(), ip),
+                Some(mapping) => self.in_mapping(container, mapping, snapshot.open(mapping).as_ref(), ip),
                 None => Place::Address { ip, why: NoModule::Unmapped },
             },
             Err(why) => match self.recall(container, thread.host_tgid, ip) {
-                Some((mapping, module)) => self.in_mapping(&mapping, module.as_ref(), ip),
+                Some((mapping, module)) => self.in_mapping(container, &mapping, module.as_ref(), ip),
                 None => Place::Address { ip, why },
             },
         }
@@ -107,12 +113,12 @@ impl Symbolizer {
         process.mappings.iter().find(|(mapping, _)| mapping.contains(ip)).cloned()
     }
 
-    fn in_mapping(&mut self, mapping: &Mapping, module: Option<&Module>, ip: u64) -> Place {
+    fn in_mapping(&mut self, container: &str, mapping: &Mapping, module: Option<&Module>, ip: u64) -> Place {
         let (Some(_), Some(offset)) = (&mapping.path, mapping.file_offset(ip)) else {
             return Place::Address { ip, why: NoModule::Anonymous };
         };
         let answer = match module {
-            Some(module) => self.symbol(module, offset),
+            Some(module) => self.symbol(container, module, offset),
             None => Err(NoFunction::NotReadable),
         };
         match answer {
@@ -121,11 +127,16 @@ impl Symbolizer {
         }
     }
 
-    fn symbol(&mut self, module: &Module, offset: u64) -> Result<Symbol, NoFunction> {
+    fn symbol(&mut self, container: &str, module: &Module, offset: u64) -> Result<Symbol, NoFunction> {
         if let Some(answer) = self.cache.get(&module.id, offset) {
             return answer;
         }
+        let failures = self.failures.entry(container.into()).or_default();
+        if PATIENCE <= *failures {
+            return Err(NoFunction::NotParsed);
+        }
         let answer = self.children.ask(&module.file, offset);
+        *failures = if answer == Err(NoFunction::NotParsed) { *failures + 1 } else { 0 };
         self.cache.put(&module.id, offset, &answer);
         answer
     }

@@ -48,9 +48,9 @@ const ALLOWED: &[libc::c_long] = &[
 ];
 
 /// Descriptors of the agent that were not opened with O_CLOEXEC. Before anything else is opened.
+/// close_range is there since Linux 5.9; the guard needs more.
 pub fn close_inherited_files() {
-    // SAFETY: takes integers only; this process owns no descriptor above 2 yet that any value here names.
-    // Fails only before Linux 5.9, where there is no BPF ring buffer with BTF either.
+    // SAFETY: takes integers only; no value of this process owns a descriptor above 2 yet.
     unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
 }
 
