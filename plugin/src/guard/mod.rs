@@ -5,6 +5,7 @@
 
 pub mod support;
 pub mod load;
+mod pins;
 pub mod rules;
 mod shared;
 pub mod slots;

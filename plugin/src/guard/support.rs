@@ -5,8 +5,9 @@ use std::io;
 
 use libbpf_rs::btf::{Btf, types::Typedef};
 
-/// Tracepoints without which a class would not be seen.
-const REQUIRED: [&str; 13] = [
+/// Tracepoints without which entries would be missed, or counted twice. The others (NMI, machine checks, rare
+/// vectors) exist where the hardware's support was built in.
+const REQUIRED: [&str; 14] = [
     "sys_enter",
     "sys_exit",
     "page_fault_user",
@@ -19,7 +20,8 @@ const REQUIRED: [&str; 13] = [
     "sched_switch",
     "sched_process_fork",
     "sched_process_exec",
-    "nmi_handler",
+    "sched_migrate_task",
+    "signal_deliver",
 ];
 
 #[derive(Debug, thiserror::Error)]
