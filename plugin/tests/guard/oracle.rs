@@ -1,0 +1,95 @@
+//! Interrupts against an oracle that the kernel's tracepoints know nothing of: the null selector in %es that
+//! every IRET zeroes (`es_spin` in entries.c).
+
+use std::collections::BTreeSet;
+
+use quietcore::{
+    guard::abi::{QC_F_SIGNALLED, QC_INTERRUPT, QC_KIND_SWITCH, QC_KIND_TICK, QC_KIND_VECTOR, qc_record},
+    policy::effective::Action,
+};
+
+use crate::{
+    counts::only,
+    stand::{Run, Stand, kinds, number},
+};
+
+/// The labels of the loop: an instruction is named by the address at which it waits to be executed.
+struct Loop {
+    turn: u64,
+    read: u64,
+    after: u64,
+    next: u64,
+    hit: u64,
+    back: u64,
+    end: u64,
+}
+
+impl Loop {
+    fn of(run: &Run) -> Loop {
+        let at = |label| number(&run.told(label));
+        Loop {
+            turn: at("turn"),
+            read: at("read"),
+            after: at("after"),
+            next: at("next"),
+            hit: at("hit"),
+            back: at("back"),
+            end: at("end"),
+        }
+    }
+
+    /// In which turn the loop finds %es zeroed by this entry. `None`: outside the loop, or between the turn's
+    /// look and its putting %es back, where the loop cannot see it.
+    fn zero_seen_in(&self, record: &qc_record, zeros: &BTreeSet<u64>) -> Option<u64> {
+        let (ip, turn) = (record.ip, record.args[0]);
+        let hit = zeros.contains(&turn);
+        match ip {
+            _ if ip < self.turn || self.end <= ip => None,
+            _ if ip == self.read => Some(turn),
+            _ if (self.after..self.next).contains(&ip) && hit => None,
+            _ if (self.hit..self.back).contains(&ip) => None,
+            _ => Some(turn + 1),
+        }
+    }
+}
+
+#[test]
+fn every_interrupt_is_counted_once_and_nothing_else_is() {
+    let stand = Stand::new();
+    let run = stand.run_entries(&only(QC_INTERRUPT, Action::Report), "oracle", 4_000);
+    let (spin, zeros) = (Loop::of(&run), run.list("zero").into_iter().collect::<BTreeSet<_>>());
+    assert_eq!(run.counts.lost, 0);
+    let entries: Vec<_> = run.records.iter().filter(|record| record.kind < 16).collect();
+    let last = zeros.last().copied().unwrap_or_default();
+    let seen: Vec<_> = entries
+        .iter()
+        .filter_map(|record| Some((spin.zero_seen_in(record, &zeros)?, **record)))
+        .filter(|(turn, _)| *turn <= last)
+        .collect();
+    let expected: BTreeSet<_> = seen.iter().map(|(turn, _)| *turn).collect();
+    let missed: Vec<_> = zeros.difference(&expected).collect();
+    let invented: Vec<_> = expected.difference(&zeros).collect();
+    assert!(missed.is_empty() && invented.is_empty(), "missed {missed:?}, invented {invented:?}");
+    assert!(5_000 <= zeros.len(), "{} entries only", zeros.len());
+    for pair in seen.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
+        // A tick and an IPI with no instruction in between are two; a switch belongs to the entry before.
+        let kind = u32::from(pair[1].1.kind);
+        assert!(kind != QC_KIND_SWITCH && kind != QC_KIND_VECTOR, "{:?} {:?}", pair[0], pair[1]);
+    }
+    let several = seen.len() - expected.len();
+    println!("{} turns saw an entry, {} entries, {several} of them in a turn with another", zeros.len(), seen.len());
+    let kinds: BTreeSet<_> = kinds(&run.records).into_iter().collect();
+    assert!(kinds.contains(&QC_KIND_TICK), "{kinds:?}");
+}
+
+#[test]
+fn ten_thousand_interrupts_are_ten_thousand_signals_at_their_places() {
+    let stand = Stand::new();
+    let run = stand.run_entries(&only(QC_INTERRUPT, Action::Report), "signal-each-interrupt", 10_000);
+    let sent: Vec<_> = run.records.iter().filter(|record| record.class == 2 && record.kind < 16).collect();
+    assert!(sent.iter().all(|record| record.flags & QC_F_SIGNALLED != 0), "{:?}", kinds(&run.records));
+    let places: Vec<_> = sent.iter().map(|record| record.ip).collect();
+    assert_eq!(run.list("told"), places);
+    assert_eq!(run.counts.signals, places.len() as u64);
+    assert!(10_000 <= places.len());
+}
