@@ -62,6 +62,26 @@ int BPF_PROG(qc_irq_work_entry, int vector)
 	return interrupted(thread, QC_KIND_IRQ_WORK, vector);
 }
 
+/*
+ * The signals' irq_work has run, so there is room for the next one. Two interrupts without an instruction
+ * in between need it: the second finds the room taken by the first.
+ */
+SEC("tp_btf/irq_work_exit")
+int BPF_PROG(qc_irq_work_exit, int vector)
+{
+	struct qc_thread *thread = watched();
+	struct qc_counts *counts;
+	unsigned int slot;
+
+	if (!thread || !grant_of(thread))
+		return 0;
+	slot = thread->slot;
+	counts = bpf_map_lookup_elem(&qc_counts_map, &slot);
+	if (counts)
+		retry_unsent(thread, counts, 1);
+	return 0;
+}
+
 SEC("tp_btf/irq_handler_entry")
 int BPF_PROG(qc_irq_handler_entry, int irq, struct irqaction *action)
 {

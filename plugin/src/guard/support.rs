@@ -7,7 +7,7 @@ use libbpf_rs::btf::{Btf, types::Typedef};
 
 /// Tracepoints without which entries would be missed, or counted twice. The others (NMI, machine checks, rare
 /// vectors) exist where the hardware's support was built in.
-const REQUIRED: [&str; 14] = [
+const REQUIRED: [&str; 15] = [
     "sys_enter",
     "sys_exit",
     "page_fault_user",
@@ -16,6 +16,7 @@ const REQUIRED: [&str; 14] = [
     "call_function_entry",
     "call_function_single_entry",
     "irq_work_entry",
+    "irq_work_exit",
     "irq_handler_entry",
     "sched_switch",
     "sched_process_fork",

@@ -13,7 +13,7 @@ use crate::stand::{Stand, continuous, story};
 const NR_GETPPID: u64 = 110;
 
 /// Nothing is sent, so that nothing but the program itself makes entries.
-pub fn only(class: u32, action: Action) -> Effective {
+pub(crate) fn only(class: u32, action: Action) -> Effective {
     let mut actions = [Action::Ignore; 4];
     actions[class as usize] = action;
     continuous(actions)

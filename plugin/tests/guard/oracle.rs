@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use quietcore::{
-    guard::abi::{QC_F_SIGNALLED, QC_INTERRUPT, QC_KIND_SWITCH, QC_KIND_TICK, QC_KIND_VECTOR, qc_record},
+    guard::abi::{QC_F_BLOCKED, QC_F_SEND_FAILED, QC_F_SIGNALLED, QC_INTERRUPT, QC_KIND_SWITCH, QC_KIND_TICK, QC_KIND_VECTOR, qc_record},
     policy::effective::Action,
 };
 
@@ -56,7 +56,7 @@ impl Loop {
 #[test]
 fn every_interrupt_is_counted_once_and_nothing_else_is() {
     let stand = Stand::new();
-    let run = stand.run_entries(&only(QC_INTERRUPT, Action::Report), "oracle", 4_000);
+    let run = stand.run_entries(&only(QC_INTERRUPT, Action::Report), "oracle", 10_000);
     let (spin, zeros) = (Loop::of(&run), run.list("zero").into_iter().collect::<BTreeSet<_>>());
     assert_eq!(run.counts.lost, 0);
     let entries: Vec<_> = run.records.iter().filter(|record| record.kind < 16).collect();
@@ -70,7 +70,7 @@ fn every_interrupt_is_counted_once_and_nothing_else_is() {
     let missed: Vec<_> = zeros.difference(&expected).collect();
     let invented: Vec<_> = expected.difference(&zeros).collect();
     assert!(missed.is_empty() && invented.is_empty(), "missed {missed:?}, invented {invented:?}");
-    assert!(5_000 <= zeros.len(), "{} entries only", zeros.len());
+    assert_eq!(zeros.len(), 10_000);
     for pair in seen.windows(2).filter(|pair| pair[0].0 == pair[1].0) {
         // A tick and an IPI with no instruction in between are two; a switch belongs to the entry before.
         let kind = u32::from(pair[1].1.kind);
@@ -87,9 +87,22 @@ fn ten_thousand_interrupts_are_ten_thousand_signals_at_their_places() {
     let stand = Stand::new();
     let run = stand.run_entries(&only(QC_INTERRUPT, Action::Report), "signal-each-interrupt", 10_000);
     let sent: Vec<_> = run.records.iter().filter(|record| record.class == 2 && record.kind < 16).collect();
-    assert!(sent.iter().all(|record| record.flags & QC_F_SIGNALLED != 0), "{:?}", kinds(&run.records));
-    let places: Vec<_> = sent.iter().map(|record| record.ip).collect();
-    assert_eq!(run.list("told"), places);
-    assert_eq!(run.counts.signals, places.len() as u64);
-    assert!(10_000 <= places.len());
+    let told = run.list("told");
+    assert_eq!((told.len(), run.counts.signals), (sent.len(), sent.len() as u64));
+    for (record, place) in sent.iter().zip(&told) {
+        let blocked = record.flags & QC_F_BLOCKED != 0;
+        // In its own handler a signal is blocked, and comes when that returns.
+        assert!(blocked || record.ip == *place, "{record:?} told at {place:#x}");
+        // The kernel has room for one such signal a CPU: of two interrupts with no instruction in between the
+        // second's is sent when the first's is on its way.
+        assert_ne!(record.flags & (QC_F_SIGNALLED | QC_F_SEND_FAILED), 0);
+    }
+    let with_flag = |flag| sent.iter().filter(|record| record.flags & flag != 0).count();
+    println!(
+        "{} signals, {} while the handler ran, {} right behind another",
+        sent.len(),
+        with_flag(QC_F_BLOCKED),
+        with_flag(QC_F_SEND_FAILED)
+    );
+    assert!(10_000 <= sent.len());
 }

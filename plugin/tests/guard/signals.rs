@@ -2,7 +2,7 @@
 
 use quietcore::{
     guard::abi::{
-        QC_CLASSES, QC_EXCEPTION, QC_F_ESCALATED, QC_F_SEND_FAILED, QC_F_SIGNALLED, QC_INTERRUPT, QC_KIND_SYSCALL,
+        QC_CLASSES, QC_EXCEPTION, QC_F_ESCALATED, QC_F_SIGNALLED, QC_KIND_SYSCALL,
         QC_SYSCALL, qc_record,
     },
     policy::effective::Action,
@@ -69,24 +69,6 @@ fn the_published_form_without_a_signal_kills() {
     assert!(!run.output.contains("alive"), "{}", run.output);
     let killed = run.records.iter().find(|record| record.flags & QC_F_SIGNALLED != 0).unwrap();
     assert_eq!((killed.signal, killed.flags & QC_F_ESCALATED), (9, 0));
-}
-
-/// The kernel has room for one such signal a CPU. A second guard on the same thread finds it taken by the
-/// first at every interrupt.
-#[test]
-fn a_signal_that_could_not_be_queued_comes_at_a_later_entry() {
-    let (first, second) = (Stand::new(), Stand::new());
-    let policy = only(QC_INTERRUPT, Action::Report);
-    let run = first.start_entries_watched_by(&policy, "signal-late", 200, &[&first, &second]).finish(&first);
-    let other = second.records();
-    let failed = |records: &[qc_record]| {
-        records.iter().filter(|record| record.flags & QC_F_SEND_FAILED != 0).count()
-    };
-    assert!(0 < failed(&run.records) + failed(&other));
-    let violations =
-        run.counts.violations[QC_INTERRUPT as usize] + second.counts().violations[QC_INTERRUPT as usize];
-    assert_eq!(run.counts.signals + second.counts().signals, violations);
-    assert_eq!(number(&run.told("signals")), violations);
 }
 
 #[test]

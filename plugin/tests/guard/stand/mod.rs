@@ -107,15 +107,15 @@ impl Stand {
     }
 
     pub fn run_as_init(&self, policy: &Effective, day: &str) -> Run {
-        self.start_in(policy, &[workload(), day], &["unshare", "--pid", "--fork"], &[self]).finish(self)
+        self.start_in(policy, &[workload(), day], &["unshare", "--pid", "--fork"], true).finish(self)
     }
 
     pub fn start(&self, policy: &Effective, day: &str) -> Running {
-        self.start_in(policy, &[workload(), day], &[], &[self])
+        self.start_in(policy, &[workload(), day], &[], true)
     }
 
     pub fn run_unwatched(&self, day: &str) -> Run {
-        self.start_in(&enforce([Action::Report; 4]), &[workload(), day], &[], &[]).finish(self)
+        self.start_in(&enforce([Action::Report; 4]), &[workload(), day], &[], false).finish(self)
     }
 
     /// A program that enters the kernel in a known way: `entries.c`.
@@ -124,17 +124,7 @@ impl Stand {
     }
 
     pub fn start_entries(&self, policy: &Effective, day: &str, n: u32) -> Running {
-        self.start_entries_watched_by(policy, day, n, &[self])
-    }
-
-    pub fn start_entries_watched_by(
-        &self,
-        policy: &Effective,
-        day: &str,
-        n: u32,
-        watchers: &[&Stand],
-    ) -> Running {
-        self.start_in(policy, &[entries(), day, &n.to_string()], &[], watchers)
+        self.start_in(policy, &[entries(), day, &n.to_string()], &[], true)
     }
 
     fn start_in(
@@ -142,7 +132,7 @@ impl Stand {
         policy: &Effective,
         program: &[&str],
         around: &[&str],
-        watchers: &[&Stand],
+        watched: bool,
     ) -> Running {
         let cpus: CpuSet = "1".parse().unwrap();
         let slot = Slot::new(SLOT).unwrap();
@@ -159,9 +149,9 @@ impl Stand {
         command.arg(&self.shim).args([plan.as_str(), "--"]).args(program);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let pid = shell_of(i32::try_from(child.id()).unwrap(), around.is_empty());
-        for watcher in watchers {
-            watcher.guard().slots.open(slot, rules(policy, &cpus));
-            watcher.guard().watch(pid, slot).unwrap();
+        self.guard().slots.open(slot, rules(policy, &cpus));
+        if watched {
+            self.guard().watch(pid, slot).unwrap();
         }
         child.stdin.take().unwrap().write_all(b"go\n").unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
