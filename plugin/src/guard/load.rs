@@ -13,6 +13,7 @@ use libbpf_rs::{Link, MapCore as _, Object, ObjectBuilder, ProgramInput};
 use super::{
     pins::{self, Pinned},
     ring::RecordReader,
+    self_test::{self, SelfTestError, WATCH_SELF},
     slots::{Slot, Slots},
     support::{Kernel, SupportError},
     watch::{self, WatchError},
@@ -51,6 +52,8 @@ pub enum GuardError {
     Ring(#[source] libbpf_rs::Error),
     #[error("find the agent's PID namespace")]
     PidLevel(#[source] libbpf_rs::Error),
+    #[error(transparent)]
+    SelfTest(#[from] SelfTestError),
     #[error(transparent)]
     Watch(#[from] WatchError),
 }
@@ -109,27 +112,48 @@ fn open_object(kernel: &Kernel, wanted: impl Fn(&str) -> bool) -> Result<Object,
     open.load().map_err(GuardError::Load)
 }
 
+/// What fails half-way, or fails its test, leaves nothing behind.
 fn load_and_pin(kernel: &Kernel, dir: &Path) -> Result<(), GuardError> {
     let partial = pins::partial(dir);
-    fs::create_dir(&partial).map_err(|source| GuardError::PinDir { path: partial.clone(), source })?;
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        |source| GuardError::PinDir { path, source }
+    };
+    fs::create_dir(&partial).map_err(at(&partial))?;
+    let done = attach_all(kernel, &partial).and_then(|object| {
+        let slots = Slots::map(&pins::open(&partial)?).map_err(GuardError::Map)?;
+        self_test::run(&object, &slots)?;
+        fs::rename(&partial, dir).map_err(at(dir))
+    });
+    if done.is_err() {
+        pins::remove(&partial)?;
+    }
+    done
+}
+
+fn attach_all(kernel: &Kernel, dir: &Path) -> Result<Object, GuardError> {
     let mut object = open_object(kernel, |name| name != PID_LEVEL)?;
+    let pin = |path: &Path| {
+        let path = path.to_owned();
+        |source| GuardError::Pin { path, source }
+    };
     for mut map in object.maps_mut() {
-        let path = partial.join(pins::name_of(&map.name().to_string_lossy()));
-        map.pin(&path).map_err(|source| GuardError::Pin { path, source })?;
+        let path = dir.join(pins::name_of(&map.name().to_string_lossy()));
+        map.pin(&path).map_err(pin(&path))?;
     }
     for mut program in object.progs_mut() {
-        if !program.autoload() {
+        let name = program.name().to_string_lossy().into_owned();
+        if !program.autoload() || name == WATCH_SELF {
             continue;
         }
-        let name = program.name().to_string_lossy().into_owned();
-        let path = partial.join(&name);
-        program.pin(&path).map_err(|source| GuardError::Pin { path, source })?;
-        let attach = |source| GuardError::Attach { program: name.clone(), source };
-        let mut link: Link = program.attach().map_err(attach)?;
-        let path = partial.join(format!("{name}-link"));
-        link.pin(&path).map_err(|source| GuardError::Pin { path, source })?;
+        let path = dir.join(&name);
+        program.pin(&path).map_err(pin(&path))?;
+        let mut link: Link =
+            program.attach().map_err(|source| GuardError::Attach { program: name.clone(), source })?;
+        let path = dir.join(format!("{name}-link"));
+        link.pin(&path).map_err(pin(&path))?;
     }
-    fs::rename(&partial, dir).map_err(|source| GuardError::PinDir { path: dir.to_owned(), source })
+    Ok(object)
 }
 
 /// Asked of the kernel by a program that runs once in the agent's own context: /proc shows a process's
