@@ -40,7 +40,9 @@ pub enum SelfTestError {
          counted {counted}"
     )]
     Miscounted { class: &'static str, made: u64, counted: u64 },
-    #[error("this kernel is not one the guard can watch: it saw no interrupt of user mode on CPU {cpu} for {TICK_WITHIN:?}")]
+    #[error(
+        "this kernel is not one the guard can watch: it saw no interrupt of user mode on CPU {cpu} for {TICK_WITHIN:?}"
+    )]
     NoInterrupt { cpu: usize },
 }
 
@@ -78,7 +80,8 @@ fn count_all_on(cpu: usize) -> abi::qc_grant {
 
 /// By a program that runs in this very thread: pidfds of threads need Linux 6.9.
 fn watch_self(object: &Object, slots: &Slots) -> Result<(), SelfTestError> {
-    let program = object.progs_mut().find(|program| program.name() == WATCH_SELF).ok_or(SelfTestError::Thread)?;
+    let program =
+        object.progs_mut().find(|program| program.name() == WATCH_SELF).ok_or(SelfTestError::Thread)?;
     let mut generation = u64::from(slots.generation(Slot::SELF_TEST)).to_ne_bytes();
     let input = ProgramInput { context_in: Some(&mut generation), ..ProgramInput::default() };
     program.test_run(input).map(|_| ()).map_err(SelfTestError::Watch)

@@ -1,6 +1,12 @@
 //! Steps 5 to 7 on this machine's kernel: the real shim, the real guard, and a program that behaves or does
 //! not. Needs root, a bpffs and CPU 1; `make integration` runs it.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test says by a panic what went wrong, and prints figures"
+)]
+
 mod stand;
 mod workload;
 mod counts;

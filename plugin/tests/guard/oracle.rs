@@ -4,7 +4,10 @@
 use std::collections::BTreeSet;
 
 use quietcore::{
-    guard::abi::{QC_F_BLOCKED, QC_F_SEND_FAILED, QC_F_SIGNALLED, QC_INTERRUPT, QC_KIND_SWITCH, QC_KIND_TICK, QC_KIND_VECTOR, qc_record},
+    guard::abi::{
+        QC_F_BLOCKED, QC_F_SEND_FAILED, QC_F_SIGNALLED, QC_INTERRUPT, QC_KIND_SWITCH, QC_KIND_TICK,
+        QC_KIND_VECTOR, qc_record,
+    },
     policy::effective::Action,
 };
 
@@ -77,7 +80,11 @@ fn every_interrupt_is_counted_once_and_nothing_else_is() {
         assert!(kind != QC_KIND_SWITCH && kind != QC_KIND_VECTOR, "{:?} {:?}", pair[0], pair[1]);
     }
     let several = seen.len() - expected.len();
-    println!("{} turns saw an entry, {} entries, {several} of them in a turn with another", zeros.len(), seen.len());
+    println!(
+        "{} turns saw an entry, {} entries, {several} of them in a turn with another",
+        zeros.len(),
+        seen.len()
+    );
     let kinds: BTreeSet<_> = kinds(&run.records).into_iter().collect();
     assert!(kinds.contains(&QC_KIND_TICK), "{kinds:?}");
 }

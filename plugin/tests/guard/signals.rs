@@ -2,8 +2,7 @@
 
 use quietcore::{
     guard::abi::{
-        QC_CLASSES, QC_EXCEPTION, QC_F_ESCALATED, QC_F_SIGNALLED, QC_KIND_SYSCALL,
-        QC_SYSCALL, qc_record,
+        QC_CLASSES, QC_EXCEPTION, QC_F_ESCALATED, QC_F_SIGNALLED, QC_KIND_SYSCALL, QC_SYSCALL, qc_record,
     },
     policy::effective::Action,
 };
@@ -17,7 +16,11 @@ const SIGUSR1: u8 = 10;
 const SIGKILL: i32 = 9;
 
 fn entries_of(run: &Run, class: u32) -> Vec<qc_record> {
-    run.records.iter().filter(|record| u32::from(record.class) == class && record.kind < 16).copied().collect()
+    run.records
+        .iter()
+        .filter(|record| u32::from(record.class) == class && record.kind < 16)
+        .copied()
+        .collect()
 }
 
 #[track_caller]

@@ -1,7 +1,7 @@
 //! The program of the end-to-end tests, with the guard alone.
 
-use quietcore::policy::effective::{Action, ArmAfter, ArmAt};
 use crate::stand::{Stand, enforce, kinds, story};
+use quietcore::policy::effective::{Action, ArmAfter, ArmAt};
 
 const SIGUSR1: u8 = 10;
 const SIGUSR2: u8 = 12;
