@@ -38,6 +38,9 @@ static __always_inline struct cpu_state *this_cpu(void)
 	return bpf_map_lookup_elem(&qc_cpu_state, &key);
 }
 
+/* si_value of our signals; the class is added. */
+#define SIGNAL_VALUE 0xd0000000ULL
+
 /* Linux 6.13; its value reaches the handler as si_value, which bpf_send_signal_thread cannot carry. */
 extern int bpf_send_signal_task(struct task_struct *task, int sig, enum pid_type type,
 				unsigned long long value) __weak __ksym;
@@ -165,7 +168,7 @@ static __noinline unsigned int send(struct happening *what)
 	if (handler == SIG_IGN)
 		flags |= QC_F_IGNORED;
 	if (bpf_ksym_exists(bpf_send_signal_task))
-		error = bpf_send_signal_task(task, signal, PIDTYPE_PID, 0xd0000000ULL | what->class);
+		error = bpf_send_signal_task(task, signal, PIDTYPE_PID, SIGNAL_VALUE | what->class);
 	else
 		error = bpf_send_signal_thread(signal);
 	/* -EBUSY: the CPU's one irq_work for signals is taken. */

@@ -32,12 +32,37 @@ int BPF_PROG(qc_page_fault_user, unsigned long address, struct pt_regs *regs, un
 	return entered(thread, &what, 0);
 }
 
-#define SIGNALS_OF_EXCEPTIONS                                                                                \
-	(1 << 4 /* ILL */ | 1 << 5 /* TRAP */ | 1 << 7 /* BUS */ | 1 << 8 /* FPE */ | 1 << 11 /* SEGV */)
+/* Is this what the kernel makes of an exception other than a page fault (arch/x86/kernel/traps.c)? */
+static __always_inline int is_trap(int sig, const struct siginfo_head *info)
+{
+	if (info->code == SI_KERNEL)
+		return (sig == SIGILL || sig == SIGTRAP || sig == SIGBUS || sig == SIGFPE ||
+			sig == SIGSEGV) &&
+		       (info->value & ~0xfULL) != SIGNAL_VALUE;
+	if (sig == SIGILL || sig == SIGTRAP || sig == SIGFPE)
+		return info->code > 0;
+	return (sig == SIGBUS && info->code == BUS_ADRALN) || (sig == SIGSEGV && info->code == SEGV_CPERR);
+}
+
+SEC("tp_btf/signal_generate")
+int BPF_PROG(qc_signal_generate, int sig, struct kernel_siginfo *info, struct task_struct *task)
+{
+	struct qc_thread *thread = watched();
+	struct happening what = {.kind = QC_KIND_TRAP, .class = QC_EXCEPTION, .detail = (unsigned int)sig};
+	struct task_struct *current = bpf_get_current_task_btf();
+	struct siginfo_head head = {};
+
+	if (!thread || task != current || thread->in_syscall || came_by_syscall(user_regs(current)))
+		return 0;
+	/* 0 and 1 stand for signals that carry no siginfo; reading them fails. */
+	if (bpf_probe_read_kernel(&head, sizeof(head), info) || !is_trap(sig, &head))
+		return 0;
+	return entered(thread, &what, 0);
+}
 
 /*
- * A signal is about to be delivered; the thread came into the kernel by some entry. After this the saved
- * registers are the handler's: still the same entry.
+ * About to be delivered. The saved registers become the handler's: still the same entry. A signal can be
+ * what shows an entry that nobody saw.
  */
 SEC("tp_btf/signal_deliver")
 int BPF_PROG(qc_signal_deliver, int sig)
@@ -47,14 +72,8 @@ int BPF_PROG(qc_signal_deliver, int sig)
 
 	if (!thread)
 		return 0;
-	if (is_unseen_entry(thread, user_regs(bpf_get_current_task_btf()))) {
-		if (sig > 0 && sig < 32 && (SIGNALS_OF_EXCEPTIONS >> sig & 1)) {
-			what.kind = QC_KIND_TRAP;
-			what.class = QC_EXCEPTION;
-			what.detail = sig;
-		}
+	if (is_unseen_entry(thread, user_regs(bpf_get_current_task_btf())))
 		entered(thread, &what, 0);
-	}
 	remember_place(thread, QC_ANY_PLACE, QC_ANY_PLACE);
 	return 0;
 }

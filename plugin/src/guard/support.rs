@@ -7,7 +7,7 @@ use libbpf_rs::btf::{Btf, types::Typedef};
 
 /// Tracepoints without which entries would be missed, or counted twice. The others (NMI, machine checks, rare
 /// vectors) exist where the hardware's support was built in.
-const REQUIRED: [&str; 15] = [
+const REQUIRED: [&str; 16] = [
     "sys_enter",
     "sys_exit",
     "page_fault_user",
@@ -22,6 +22,7 @@ const REQUIRED: [&str; 15] = [
     "sched_process_fork",
     "sched_process_exec",
     "sched_migrate_task",
+    "signal_generate",
     "signal_deliver",
 ];
 

@@ -1,11 +1,13 @@
 //! Who may arm, and from when to when.
 
+use std::time::Duration;
+
 use quietcore::{
     guard::abi::{
-        QC_KIND_ARM_REFUSED, QC_KIND_ARMED, QC_KIND_DISARMED, QC_KIND_SYSCALL, QC_REFUSED_AFFINITY,
-        QC_REFUSED_LOCKED, QC_SYSCALL,
+        QC_EXCEPTION, QC_KIND_ARM_REFUSED, QC_KIND_ARMED, QC_KIND_DISARMED, QC_KIND_PAGE_FAULT,
+        QC_KIND_SYSCALL, QC_REFUSED_AFFINITY, QC_REFUSED_LOCKED, QC_SYSCALL,
     },
-    policy::effective::Action,
+    policy::effective::{Action, ArmAt, Effective},
 };
 
 use crate::{
@@ -88,4 +90,27 @@ fn an_exec_from_another_thread_than_the_leader_keeps_the_guard() {
     assert!(run.output.contains("done"), "{}", run.output);
     assert_eq!(run.only(QC_KIND_SYSCALL).detail, NR_EXECVE);
     assert_eq!(story(&run.records), [QC_KIND_ARMED]);
+}
+
+fn armed_by_exec() -> Effective {
+    Effective {
+        arm_at: ArmAt::Exec,
+        settle_for: Duration::from_millis(100),
+        ..only(QC_EXCEPTION, Action::Report)
+    }
+}
+
+#[test]
+fn armed_at_exec_faults_count_from_the_first_system_call_on() {
+    let stand = Stand::new();
+    let run = stand.run_tiny(&armed_by_exec(), &[]);
+    assert_eq!((run.of_kind(QC_KIND_PAGE_FAULT).len(), run.counts.violations[1]), (5, 5));
+    assert_eq!(story(&run.records), [QC_KIND_ARMED]);
+}
+
+#[test]
+fn armed_at_exec_faults_count_once_there_was_none_for_the_settling_time() {
+    let stand = Stand::new();
+    let run = stand.run_tiny(&armed_by_exec(), &["wait"]);
+    assert_eq!((run.of_kind(QC_KIND_PAGE_FAULT).len(), run.counts.violations[1]), (9, 9));
 }

@@ -85,6 +85,16 @@ fn an_exception_without_a_tracepoint_shows_by_its_signal() {
 }
 
 #[test]
+fn each_trap_is_one_exception_and_a_fault_that_ends_in_the_same_signal_is_not_two() {
+    let stand = Stand::new();
+    let run = stand.run_entries(&only(QC_EXCEPTION, Action::Report), "each-trap", 0);
+    let entries: Vec<_> = run.records.iter().filter(|record| record.kind < 16).collect();
+    let told: Vec<_> = entries.iter().map(|record| (u32::from(record.kind), record.detail)).collect();
+    let trap = |signal| (QC_KIND_TRAP, signal);
+    assert_eq!(told, [trap(4), trap(5), trap(8), trap(11), (QC_KIND_PAGE_FAULT, 8)]);
+}
+
+#[test]
 fn what_the_ring_has_no_room_for_is_counted_to_the_last_record() {
     let stand = Stand::new();
     let run = stand.start_entries(&only(QC_SYSCALL, Action::Report), "calls", 20_000).finish_unread(&stand);

@@ -174,6 +174,35 @@ static void traps(long n)
 	disarm();
 }
 
+static volatile unsigned long resume;
+
+static void resume_there(int sig, siginfo_t *info, void *context)
+{
+	((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP] = resume;
+}
+
+#define TRAP(instructions)                                                                                   \
+	asm volatile("lea 1f(%%rip), %%rax; mov %%rax, %0\n" instructions "\n1:"                             \
+		     : "=m"(resume)                                                                          \
+		     :                                                                                       \
+		     : "rax", "rcx", "rdx", "cc", "memory")
+
+/* #UD, #BP, #DE, #GP, and a page fault that ends in SIGSEGV as #GP does. */
+static void each_trap(long unused)
+{
+	handle(SIGILL, resume_there);
+	handle(SIGTRAP, resume_there);
+	handle(SIGFPE, resume_there);
+	handle(SIGSEGV, resume_there);
+	arm(0, 0, 0);
+	TRAP("ud2");
+	TRAP("int3");
+	TRAP("xor %%ecx, %%ecx; xor %%edx, %%edx; mov $1, %%eax; div %%ecx");
+	TRAP("mov $1, %%rax; shl $62, %%rax; mov (%%rax), %%rcx");
+	TRAP("mov 8, %%rcx");
+	disarm();
+}
+
 /* What happens to the other CPU's threads of this process while one spins: wakeups and IPIs. */
 static int wake[2];
 static volatile int noisy = 1;
@@ -448,6 +477,7 @@ int main(int argc, char **argv)
 	    {"strange-numbers", strange_numbers},
 	    {"faults", faults},
 	    {"traps", traps},
+	    {"each-trap", each_trap},
 	    {"oracle", oracle},
 	    {"signal-each-call", signal_each_call},
 	    {"signal-each-fault", signal_each_fault},

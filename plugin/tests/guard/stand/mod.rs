@@ -129,6 +129,12 @@ impl Stand {
         self.start_in(policy, &[entries(), day, &n.to_string()], &[], true)
     }
 
+    /// `tiny.c`, armed by the exec.
+    pub fn run_tiny(&self, policy: &Effective, args: &[&str]) -> Run {
+        let program: Vec<_> = [tiny()].into_iter().chain(args.iter().copied()).collect();
+        self.start_in(policy, &program, &[], true).finish(self)
+    }
+
     fn start_in(&self, policy: &Effective, program: &[&str], around: &[&str], watched: bool) -> Running {
         let cpus: CpuSet = "1".parse().unwrap();
         let slot = Slot::new(SLOT).unwrap();
@@ -321,19 +327,24 @@ pub fn number(text: &str) -> u64 {
 
 fn workload() -> &'static str {
     static BUILT: OnceLock<String> = OnceLock::new();
-    BUILT.get_or_init(|| build("../tests/workloads/workload.c", "workload"))
+    BUILT.get_or_init(|| build("../tests/workloads/workload.c", "workload", &["-pthread"]))
 }
 
 fn entries() -> &'static str {
     static BUILT: OnceLock<String> = OnceLock::new();
-    BUILT.get_or_init(|| build("tests/guard/stand/entries.c", "entries"))
+    BUILT.get_or_init(|| build("tests/guard/stand/entries.c", "entries", &["-pthread"]))
 }
 
-fn build(source: &str, name: &str) -> String {
+fn tiny() -> &'static str {
+    static BUILT: OnceLock<String> = OnceLock::new();
+    BUILT.get_or_init(|| build("tests/guard/stand/tiny.c", "tiny", &["-nostdlib", "-no-pie"]))
+}
+
+fn build(source: &str, name: &str, flags: &[&str]) -> String {
     let plugin = Path::new(env!("CARGO_MANIFEST_DIR"));
     let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let mut gcc = Command::new("gcc");
-    gcc.args(["-O2", "-static", "-pthread", "-I"]).arg(plugin.join("../abi/include"));
+    gcc.args(["-O2", "-static"]).args(flags).arg("-I").arg(plugin.join("../abi/include"));
     assert!(gcc.arg(plugin.join(source)).arg("-o").arg(&built).status().unwrap().success());
     built.to_str().unwrap().to_owned()
 }
