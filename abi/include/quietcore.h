@@ -23,11 +23,11 @@
 /* arm at the next exec. Only for the shim; EPERM after its exec */
 #define PR_TASK_ISOLATION_ON_EXEC (1 << 3)
 /* v16: one signal for all classes; 0 is SIGKILL */
-#define PR_TASK_ISOLATION_SET_SIG(sig) (((sig) & 0x7f) << 8)
+#define PR_TASK_ISOLATION_SET_SIG(sig) (((sig)&0x7f) << 8)
 #define PR_TASK_ISOLATION_GET_SIG(bits) (((bits) >> 8) & 0x7f)
 
 /* arg3 with PR_TASK_ISOLATION_CLASSES */
-#define PR_TASK_ISOLATION_SIGNALS(syscall, exception, interrupt) \
+#define PR_TASK_ISOLATION_SIGNALS(syscall, exception, interrupt)                                             \
 	((unsigned long)(syscall) | (unsigned long)(exception) << 8 | (unsigned long)(interrupt) << 16)
 
 #endif
