@@ -24,3 +24,7 @@ pub const fn set_sig(signal: u8) -> u32 {
 pub const fn signals(syscall: u8, exception: u8, interrupt: u8) -> u64 {
     syscall as u64 | (exception as u64) << 8 | (interrupt as u64) << 16
 }
+
+/// Signals that are EINVAL for every class: they stop the process or are ignored by default (signal(7)), so
+/// that nobody would notice a violation. CHLD, CONT, STOP, TSTP, TTIN, TTOU, URG, WINCH of x86-64.
+pub const BAD_SIGNALS: [u8; 8] = [17, 18, 19, 20, 21, 22, 23, 28];
