@@ -26,7 +26,7 @@ fn an_agent_that_is_told_to_stop_changes_nothing_for_strict_pods() {
 fn uninstalling_names_the_pods_in_its_way_and_then_leaves_the_node_as_it_was() {
     let testbed = Testbed::from_env();
     testbed.install_product();
-    let release = testbed.helm_install("quietcore", NAMESPACE, "charts/quietcore", &VALUES);
+    let mut release = testbed.helm_install("quietcore", NAMESPACE, "charts/quietcore", &VALUES);
     let namespace = testbed.namespace("uninstall");
     apply_policy(&namespace, "p", ENFORCE);
     let pod = Strict::day("spin", "spin").apply(&namespace);
@@ -43,7 +43,6 @@ fn uninstalling_names_the_pods_in_its_way_and_then_leaves_the_node_as_it_was() {
     assert_eq!(pod.restarts("app"), 0);
 
     pod.delete();
-    let release = testbed.helm_install("quietcore", NAMESPACE, "charts/quietcore", &VALUES);
     release.uninstall().expect("nothing strict runs");
     assert_eq!(node.sh("ls /sys/fs/bpf | grep -c quietcore || true").trim(), "0");
     assert!(testbed.get_list("dataplanenodes", &[]).is_empty());

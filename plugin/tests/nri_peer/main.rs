@@ -1,4 +1,5 @@
 //! The real NRI session against the runtime's half of the protocol: every version, and every bad day.
+#![allow(clippy::unwrap_used, reason = "all of this is a test, also what is not inside a #[test]")]
 
 mod go_runtime;
 mod mutated;

@@ -14,7 +14,7 @@ const CHART: [&str; 2] = ["image.tag=dev", "isolatedCpus=1"];
 fn main() {
     let testbed = Testbed::from_env();
     heading("1. helm install: the agent offers CPU 1 of this node as quietcore.io/core");
-    let release = testbed.helm_install("quietcore", "quietcore-system", "charts/quietcore", &CHART);
+    let mut release = testbed.helm_install("quietcore", "quietcore-system", "charts/quietcore", &CHART);
     wait_until_offered(&testbed);
     show(&testbed.run_kubectl(&["get", "dataplanenodes"]));
 
