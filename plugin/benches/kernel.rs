@@ -2,7 +2,7 @@
 //! alternated rounds of one run. Writes bench/kernel.json; `make bench` shows it.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a program for people, run by hand")]
 
-#[path = "../tests/stand/mod.rs"]
+#[path = "../tests/guard/stand/mod.rs"]
 mod stand;
 
 use std::{

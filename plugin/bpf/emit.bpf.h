@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
- * What an entry leads to: a count, a record, a signal. Nothing here decides whether there was an entry.
+ * What an entry leads to: a record, a signal. Nothing here decides whether there was an entry.
  */
 #ifndef QUIETCORE_EMIT_BPF_H
 #define QUIETCORE_EMIT_BPF_H
@@ -12,17 +12,36 @@ struct {
 	__uint(max_entries, 1 << 20);
 } qc_records SEC(".maps");
 
-/*
- * A signal sent with interrupts off is queued as irq_work, whose IPI to this CPU can fire right after the
- * return to user mode. That entry is ours: this mark, set here and taken by the next irq_work, hides it.
- */
+/* Of one CPU; only programs on that CPU touch it. */
+struct cpu_state {
+	/*
+	 * A signal sent with interrupts off is queued as irq_work, whose IPI to this CPU can fire right
+	 * after the return to user mode. That entry is ours: this mark hides it.
+	 */
+	unsigned int own_ipi;
+	unsigned int reserved;
+	unsigned long long first_nmi_handler;
+	unsigned long long last_nmi_ns;
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, unsigned int);
-	__type(value, unsigned int);
-} qc_own_ipi SEC(".maps");
+	__type(value, struct cpu_state);
+} qc_cpu_state SEC(".maps");
 
+static __always_inline struct cpu_state *this_cpu(void)
+{
+	unsigned int key = 0;
+
+	return bpf_map_lookup_elem(&qc_cpu_state, &key);
+}
+
+/* si_value of our signals; the class is added. */
+#define SIGNAL_VALUE 0xd0000000ULL
+
+/* Linux 6.13; its value reaches the handler as si_value, which bpf_send_signal_thread cannot carry. */
 extern int bpf_send_signal_task(struct task_struct *task, int sig, enum pid_type type,
 				unsigned long long value) __weak __ksym;
 
@@ -56,36 +75,60 @@ static __always_inline void fill_pids(struct qc_record *record, struct task_stru
 #undef PID_AT
 }
 
-static __noinline int emit(struct qc_thread *thread, struct happening *what, struct task_struct *task)
+static __always_inline void fill_registers(struct qc_record *record, struct task_struct *task,
+					   unsigned int flags)
 {
-	unsigned int slot = thread->slot;
-	struct qc_counts *counts = bpf_map_lookup_elem(&qc_counts_map, &slot);
-	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(task);
-	struct qc_record *record;
+	struct pt_regs *regs = user_regs(task);
+	int compat = flags & QC_F_COMPAT; /* arch/x86/entry/entry_64_compat.S: which registers carry what */
 
-	if (!counts)
-		return 0;
-	record = bpf_ringbuf_reserve(&qc_records, sizeof(*record), 0);
-	if (!record) {
-		__sync_fetch_and_add(&counts->lost, 1);
-		return 0;
-	}
-	record->at_ns = bpf_ktime_get_ns();
-	record->start_ns = task->start_boottime;
 	record->ip = regs->ip;
 	record->sp = regs->sp;
+	record->args[0] = compat ? (unsigned int)regs->bx : regs->di;
+	record->args[1] = compat ? (unsigned int)regs->cx : regs->si;
+	record->args[2] = compat ? (unsigned int)regs->dx : regs->dx;
+	record->args[3] = compat ? (unsigned int)regs->si : regs->r10;
+	record->args[4] = compat ? (unsigned int)regs->di : regs->r8;
+	record->args[5] = compat ? (unsigned int)regs->bp : regs->r9;
+}
+
+static __always_inline struct qc_record *new_record(unsigned int slot, unsigned int generation)
+{
+	struct qc_record *record = bpf_ringbuf_reserve(&qc_records, sizeof(*record), 0);
+	struct qc_counts *counts;
+
+	if (record) {
+		record->slot = slot;
+		record->generation = generation;
+		record->at_ns = bpf_ktime_get_ns();
+		record->cpu = bpf_get_smp_processor_id();
+		record->reserved = 0;
+		return record;
+	}
+	counts = bpf_map_lookup_elem(&qc_counts_map, &slot);
+	if (counts)
+		__sync_fetch_and_add(&counts->lost, 1);
+	return 0;
+}
+
+/* No wakeup: that would be an IPI to this very CPU. The agent polls from a housekeeping CPU. */
+static __always_inline void submit(struct qc_record *record)
+{
+	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+}
+
+static __noinline int emit(struct qc_thread *thread, struct happening *what, struct task_struct *task)
+{
+	struct qc_record *record = new_record(thread->slot, thread->generation);
+
+	if (!record)
+		return 0;
+	record->start_ns = task->start_boottime;
 	record->detail = what->detail;
 	record->code = what->code;
-	record->args[0] = regs->di;
-	record->args[1] = regs->si;
-	record->args[2] = regs->dx;
-	record->args[3] = regs->r10;
-	record->args[4] = regs->r8;
-	record->args[5] = regs->r9;
-	record->slot = slot;
-	record->generation = thread->generation;
-	record->reserved = 0;
-	record->cpu = bpf_get_smp_processor_id();
+	fill_registers(record, task, what->flags);
+	if (what->kind == QC_KIND_ARMED)
+		record->args[0] = thread->signals[QC_SYSCALL] | thread->signals[QC_EXCEPTION] << 8 |
+				  thread->signals[QC_INTERRUPT] << 16;
 	fill_pids(record, task);
 	record->flags = what->flags;
 	record->kind = what->kind;
@@ -96,18 +139,16 @@ static __noinline int emit(struct qc_thread *thread, struct happening *what, str
 	__builtin_memset(record->who, 0, sizeof(record->who));
 	if (what->who)
 		bpf_probe_read_kernel_str(record->who, sizeof(record->who), what->who);
-	/* No wakeup: that would be an IPI to this very CPU. The agent polls from a housekeeping CPU. */
-	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+	submit(record);
 	return 0;
 }
 
-/* Returns the flags that tell what became of the signal. */
-static __noinline unsigned int send(struct qc_thread *thread, struct happening *what)
+/* To the current thread. Returns the flags that tell what became of the signal. */
+static __noinline unsigned int send(struct happening *what)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	unsigned int signal = what->signal;
-	unsigned int flags = QC_F_SIGNALLED;
-	unsigned int key = 0, *own_ipi;
+	unsigned int signal = what->signal, flags = QC_F_SIGNALLED;
+	struct cpu_state *cpu = this_cpu();
 	void *handler = 0, *action;
 	long error;
 
@@ -124,21 +165,17 @@ static __noinline unsigned int send(struct qc_thread *thread, struct happening *
 		signal = SIGKILL;
 		flags |= QC_F_ESCALATED;
 	}
-	if (handler == (void *)1)
+	if (handler == SIG_IGN)
 		flags |= QC_F_IGNORED;
 	if (bpf_ksym_exists(bpf_send_signal_task))
-		error = bpf_send_signal_task(task, signal, PIDTYPE_PID, 0xd0000000ULL | what->class);
+		error = bpf_send_signal_task(task, signal, PIDTYPE_PID, SIGNAL_VALUE | what->class);
 	else
 		error = bpf_send_signal_thread(signal);
-	if (error) {
-		/* -EBUSY: the CPU's one irq_work slot is taken. Never lost: the next entry tries again. */
-		thread->unsent = signal;
+	/* -EBUSY: the CPU's one irq_work for signals is taken. */
+	if (error)
 		return (flags & ~QC_F_SIGNALLED) | QC_F_SEND_FAILED;
-	}
-	thread->unsent = 0;
-	own_ipi = bpf_map_lookup_elem(&qc_own_ipi, &key);
-	if (own_ipi && what->irqs_off)
-		*own_ipi = 1;
+	if (cpu && what->irqs_off)
+		cpu->own_ipi = 1;
 	return flags;
 }
 

@@ -7,15 +7,6 @@
 
 #include "emit.bpf.h"
 
-/* A value that no user stack pointer or instruction pointer has: "whatever it is, it is this entry". */
-#define ANY_PLACE (~0ULL)
-
-static __always_inline void remember_place(struct qc_thread *thread, unsigned long ip, unsigned long sp)
-{
-	thread->entry_ip = ip;
-	thread->entry_sp = sp;
-}
-
 static __always_inline void disarm(struct qc_thread *thread)
 {
 	thread->state = QC_STATE_WATCHED;
@@ -31,10 +22,28 @@ static __noinline int left_core(struct qc_thread *thread, struct task_struct *ta
 	return emit(thread, &what, task);
 }
 
+/* One a time: with interrupts off the kernel has room for one signal only. */
+static __noinline int retry_unsent(struct qc_thread *thread, struct qc_counts *counts, int irqs_off)
+{
+	struct happening again = {.irqs_off = irqs_off};
+
+	for (int class = 0; class < QC_MACHINE_CHECK; class ++) {
+		if (!thread->unsent[class])
+			continue;
+		again.class = class;
+		again.signal = thread->unsent_signals[class];
+		if (send(&again) & QC_F_SIGNALLED) {
+			thread->unsent[class]--;
+			__sync_fetch_and_add(&counts->signals, 1);
+		}
+		return 0;
+	}
+	return 0;
+}
+
 /* For an armed thread. `what` says which entry; its action, signal and flags are filled in here. */
 static __noinline int judge(struct qc_thread *thread, const struct qc_grant *grant, struct happening *what)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
 	unsigned int slot = thread->slot, class = what->class & 3;
 	struct qc_counts *counts = bpf_map_lookup_elem(&qc_counts_map, &slot);
 
@@ -58,23 +67,27 @@ static __noinline int judge(struct qc_thread *thread, const struct qc_grant *gra
 			what->flags |= QC_F_DISARMED;
 		}
 		if (grant->enforce) {
-			what->flags |= send(thread, what);
-			if (what->flags & QC_F_SIGNALLED)
+			what->flags |= send(what);
+			if (what->flags & QC_F_SIGNALLED) {
 				__sync_fetch_and_add(&counts->signals, 1);
+			} else {
+				thread->unsent[class]++;
+				thread->unsent_signals[class] = what->signal;
+			}
 		} else {
 			what->flags |= QC_F_AUDIT;
 		}
 	} else {
 		what->signal = 0;
 	}
-	return emit(thread, what, task);
+	return emit(thread, what, bpf_get_current_task_btf());
 }
 
 /* Every entry of a watched thread comes by here once; `exempt` ones are counted and never judged. */
 static __noinline int entered(struct qc_thread *thread, struct happening *what, int exempt)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(task);
+	struct pt_regs *regs = user_regs(task);
 	const struct qc_grant *grant = grant_of(thread);
 	unsigned int slot = thread->slot;
 	struct qc_counts *counts = bpf_map_lookup_elem(&qc_counts_map, &slot);
@@ -83,13 +96,7 @@ static __noinline int entered(struct qc_thread *thread, struct happening *what, 
 		return 0;
 	__sync_fetch_and_add(&counts->entries[what->class & 3], 1);
 	remember_place(thread, regs->ip, regs->sp);
-	if (thread->unsent) {
-		struct happening again = {
-		    .class = what->class, .signal = thread->unsent, .irqs_off = what->irqs_off};
-
-		if (send(thread, &again) & QC_F_SIGNALLED)
-			__sync_fetch_and_add(&counts->signals, 1);
-	}
+	retry_unsent(thread, counts, what->irqs_off);
 	if (thread->state != QC_STATE_ARMED)
 		return 0;
 	if (!on_its_core(task, grant))

@@ -8,10 +8,10 @@
 
 #include "entry.bpf.h"
 
-static __always_inline int interrupted(struct qc_thread *thread, unsigned short kind,
-				       unsigned long long number)
+static __always_inline int interrupted(struct qc_thread *thread, unsigned short kind, int vector)
 {
-	struct happening what = {.kind = kind, .class = QC_INTERRUPT, .irqs_off = 1, .detail = number};
+	struct happening what = {
+	    .kind = kind, .class = QC_INTERRUPT, .irqs_off = 1, .detail = (unsigned int)vector};
 
 	return entered(thread, &what, 0);
 }
@@ -31,24 +31,55 @@ VECTOR(local_timer_entry, QC_KIND_TICK)
 VECTOR(reschedule_entry, QC_KIND_RESCHEDULE)
 VECTOR(call_function_entry, QC_KIND_CALL_FUNCTION)
 VECTOR(call_function_single_entry, QC_KIND_CALL_FUNCTION)
+VECTOR(x86_platform_ipi_entry, QC_KIND_VECTOR)
+VECTOR(spurious_apic_entry, QC_KIND_VECTOR)
+VECTOR(error_apic_entry, QC_KIND_VECTOR)
+VECTOR(thermal_apic_entry, QC_KIND_VECTOR)
+VECTOR(threshold_apic_entry, QC_KIND_VECTOR)
+VECTOR(deferred_error_apic_entry, QC_KIND_VECTOR)
 
 SEC("tp_btf/irq_work_entry")
 int BPF_PROG(qc_irq_work_entry, int vector)
 {
-	struct qc_thread *thread = watched();
-	unsigned int key = 0, *own_ipi;
+	struct cpu_state *cpu = this_cpu();
+	struct qc_thread *thread;
 	int ours;
 
-	if (!thread)
+	if (!cpu)
 		return 0;
-	/* From kernel mode too: whichever irq_work comes next is the one that sends our signal. */
-	own_ipi = bpf_map_lookup_elem(&qc_own_ipi, &key);
-	ours = own_ipi && *own_ipi;
-	if (ours)
-		*own_ipi = 0;
-	if (ours || !from_user(ctx, FROM_USER_VECTOR))
+	/* Whichever irq_work comes next, in whatever context, is the one that sends our signal. */
+	ours = cpu->own_ipi;
+	cpu->own_ipi = 0;
+	thread = watched();
+	if (!thread || !from_user(ctx, FROM_USER_VECTOR))
 		return 0;
+	if (ours) {
+		struct pt_regs *regs = user_regs(bpf_get_current_task_btf());
+
+		remember_place(thread, regs->ip, regs->sp);
+		return 0;
+	}
 	return interrupted(thread, QC_KIND_IRQ_WORK, vector);
+}
+
+/*
+ * The signals' irq_work has run, so there is room for the next one. Two interrupts without an instruction
+ * in between need it: the second finds the room taken by the first.
+ */
+SEC("tp_btf/irq_work_exit")
+int BPF_PROG(qc_irq_work_exit, int vector)
+{
+	struct qc_thread *thread = watched();
+	struct qc_counts *counts;
+	unsigned int slot;
+
+	if (!thread || !grant_of(thread))
+		return 0;
+	slot = thread->slot;
+	counts = bpf_map_lookup_elem(&qc_counts_map, &slot);
+	if (counts)
+		retry_unsent(thread, counts, 1);
+	return 0;
 }
 
 SEC("tp_btf/irq_handler_entry")
@@ -56,7 +87,7 @@ int BPF_PROG(qc_irq_handler_entry, int irq, struct irqaction *action)
 {
 	struct qc_thread *thread = watched();
 	struct happening what = {
-	    .kind = QC_KIND_DEVICE_IRQ, .class = QC_INTERRUPT, .irqs_off = 1, .detail = irq};
+	    .kind = QC_KIND_DEVICE_IRQ, .class = QC_INTERRUPT, .irqs_off = 1, .detail = (unsigned int)irq};
 	struct irqaction *last;
 	int same_line;
 
@@ -74,34 +105,19 @@ int BPF_PROG(qc_irq_handler_entry, int irq, struct irqaction *action)
 
 /*
  * Being switched out is no entry of its own: a tick, an IPI, a system call or a fault came before, and left
- * its place. Other saved registers mean an entry that none of the programs here saw, such as a hypervisor's
- * vector: that one is counted now.
+ * its place. Only where none of the programs here saw the entry it is counted now.
  */
 SEC("tp_btf/sched_switch")
 int BPF_PROG(qc_sched_switch, bool preempt, struct task_struct *prev, struct task_struct *next)
 {
 	struct qc_thread *thread = watched();
-	struct pt_regs *regs = (struct pt_regs *)bpf_task_pt_regs(bpf_get_current_task_btf());
 	struct happening what = {.kind = QC_KIND_SWITCH, .class = QC_INTERRUPT};
 
-	if (!thread || thread->in_syscall || thread->entry_ip == ANY_PLACE)
-		return 0;
-	if (thread->entry_ip == regs->ip && thread->entry_sp == regs->sp)
+	if (!thread || !is_unseen_entry(thread, user_regs(bpf_get_current_task_btf())))
 		return 0;
 	what.code = BPF_CORE_READ(next, thread_pid, numbers[0].nr);
 	what.who = next->comm;
 	return entered(thread, &what, 0);
-}
-
-/* The kernel is about to change the saved registers for a handler: still the same entry. */
-SEC("tp_btf/signal_deliver")
-int BPF_PROG(qc_signal_deliver, int sig)
-{
-	struct qc_thread *thread = watched();
-
-	if (thread)
-		remember_place(thread, ANY_PLACE, ANY_PLACE);
-	return 0;
 }
 
 #endif

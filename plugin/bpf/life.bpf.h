@@ -12,17 +12,28 @@ SEC("tp_btf/sched_process_fork")
 int BPF_PROG(qc_fork, struct task_struct *parent, struct task_struct *child)
 {
 	struct qc_thread *thread = bpf_task_storage_get(&qc_threads, parent, 0, 0), *new;
+	struct qc_counts *counts;
+	unsigned int slot;
 
-	if (!thread)
+	if (!thread || !grant_of(thread))
 		return 0;
 	new = bpf_task_storage_get(&qc_threads, child, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
-	if (!new)
+	if (!new) {
+		slot = thread->slot;
+		counts = bpf_map_lookup_elem(&qc_counts_map, &slot);
+		if (counts)
+			__sync_fetch_and_add(&counts->unwatched, 1);
 		return 0;
+	}
 	new->slot = thread->slot;
 	new->generation = thread->generation;
-	new->state = thread->state == QC_STATE_NEW ? QC_STATE_NEW : QC_STATE_WATCHED;
+	/* Any thread of the runtime's init may exec the shim. A process that it starts, such as a hook, may
+	 * not. */
+	new->state =
+	    thread->state == QC_STATE_NEW && parent->tgid == child->tgid ? QC_STATE_NEW : QC_STATE_WATCHED;
 	/* It begins on its way out of fork, so its first sys_exit is nobody's entry. */
 	new->in_syscall = 1;
+	remember_place(new, QC_ANY_PLACE, QC_ANY_PLACE);
 	return 0;
 }
 
@@ -39,6 +50,9 @@ int BPF_PROG(qc_exec, struct task_struct *task)
 		break;
 	case QC_STATE_AT_EXEC:
 		thread->state = QC_STATE_AT_RETURN;
+		/* Elsewhere nobody would see it return; on its core it is asked again then. */
+		if (!cpu_in(qc_cpus.granted, bpf_get_smp_processor_id()))
+			return execve_returns(thread);
 		break;
 	default:
 		/* An armed thread's execve was a violation when it began. */
@@ -47,15 +61,23 @@ int BPF_PROG(qc_exec, struct task_struct *task)
 	return 0;
 }
 
-/* Somebody moves an armed thread off its core; from there none of the other programs would see it. */
+/* Before a thread goes to another CPU; it does not run now. */
 SEC("tp_btf/sched_migrate_task")
 int BPF_PROG(qc_migrate, struct task_struct *task, int to)
 {
 	struct qc_thread *thread = bpf_task_storage_get(&qc_threads, task, 0, 0);
 	const struct qc_grant *grant;
 
-	if (!thread || thread->state != QC_STATE_ARMED)
+	if (!thread)
 		return 0;
+	if (cpu_in(qc_cpus.granted, to) && !cpu_in(qc_cpus.granted, cpu_of(task))) {
+		/* What it did on a CPU that is not granted nobody saw. */
+		thread->in_syscall = came_by_syscall(user_regs(task));
+		remember_place(thread, QC_ANY_PLACE, QC_ANY_PLACE);
+	}
+	if (thread->state != QC_STATE_ARMED)
+		return 0;
+	/* From there on none of the other programs would see what it does. */
 	grant = grant_of(thread);
 	if (grant && !cpu_in(grant->cpus, to))
 		left_core(thread, task, to);

@@ -40,8 +40,8 @@ struct {
 	__type(value, struct qc_counts);
 } qc_counts_map SEC(".maps");
 
-/* CPUs of live slots. Global data, because it is the first test of every program on every CPU. */
-unsigned long long qc_granted[QC_MAX_CPUS / 64] SEC(".data.granted");
+/* Global data, because every program on every CPU asks it first. */
+struct qc_cpus qc_cpus SEC(".data.cpus");
 
 static __always_inline int cpu_in(const unsigned long long *mask, unsigned int cpu)
 {
@@ -51,7 +51,7 @@ static __always_inline int cpu_in(const unsigned long long *mask, unsigned int c
 /* The current thread, when it is watched and its CPU is granted. */
 static __always_inline struct qc_thread *watched(void)
 {
-	if (!cpu_in(qc_granted, bpf_get_smp_processor_id()))
+	if (!cpu_in(qc_cpus.granted, bpf_get_smp_processor_id()))
 		return 0;
 	return bpf_task_storage_get(&qc_threads, bpf_get_current_task_btf(), 0, 0);
 }
@@ -72,11 +72,51 @@ static __always_inline int on_its_core(struct task_struct *task, const struct qc
 	return task->nr_cpus_allowed == 1 && cpu_in(grant->cpus, bpf_get_smp_processor_id());
 }
 
+static __always_inline unsigned int cpu_of(struct task_struct *task)
+{
+	if (bpf_core_field_exists(task->thread_info.cpu))
+		return task->thread_info.cpu;
+	return ((struct task_struct___cpu_outside *)task)->cpu;
+}
+
+static __always_inline struct pt_regs *user_regs(struct task_struct *task)
+{
+	return (struct pt_regs *)bpf_task_pt_regs(task);
+}
+
+/* Every entry but a system call leaves -1 there (arch/x86/entry/entry_64.S); so does syscall(-1). */
+static __always_inline int came_by_syscall(const struct pt_regs *regs)
+{
+	return regs->orig_ax != ~0UL;
+}
+
+static __always_inline void remember_place(struct qc_thread *thread, unsigned long ip, unsigned long sp)
+{
+	thread->entry_ip = ip;
+	thread->entry_sp = sp;
+}
+
+/*
+ * Is the thread in the kernel by an entry that none of the programs here saw, such as a hypervisor's vector
+ * or #UD? Then its saved user registers are not those that the last entry left. Two entries with the same
+ * ip and sp look like one: an unseen one in a loop of one instruction can be missed, a seen one never.
+ */
+static __always_inline int is_unseen_entry(const struct qc_thread *thread, const struct pt_regs *regs)
+{
+	if (thread->in_syscall || came_by_syscall(regs) || thread->entry_ip == QC_ANY_PLACE)
+		return 0;
+	return thread->entry_ip != regs->ip || thread->entry_sp != regs->sp;
+}
+
 /*
  * Did this interrupt hit user mode? Then it is the first thing on the empty kernel stack, and `ctx`, which
- * lies on that stack, is a small constant below the saved user registers. An interrupt of kernel mode is
- * further down, or on the interrupt stack. Measured distances: timer 104, call function 88, reschedule 80,
- * device interrupt 256 (6.12 and 6.18); from kernel mode 288 and more.
+ * lies on that stack, is a small constant below the saved user registers. Measured on 6.12 and 6.18: timer
+ * 104, call function 88, reschedule 80, device interrupt 256.
+ *
+ * From kernel mode it runs on the interrupt stack, or, where the handler is a simple one, further down this
+ * stack: behind a second struct pt_regs (168 bytes), a return address of the interrupted function and the
+ * handler's own frame of at least 72, so never below 248. The agent tests the upper bounds at start, with
+ * interrupts of its own (self_test.rs): a kernel with larger frames is refused, not half guarded.
  */
 #define FROM_USER_VECTOR 240
 #define FROM_USER_DEVICE 400

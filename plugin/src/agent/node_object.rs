@@ -61,6 +61,8 @@ impl NodeObject {
             tokio::select! {
                 object = objects.next() => match object {
                     Some(Ok(Some(object))) => known = Some(object),
+                    // Deleted by the hook that asked for the release: this agent is about to go as well.
+                    Some(Ok(None)) if self.seen.borrow().released => known = None,
                     Some(Ok(None)) => {
                         written = None;
                         known = self.create(&api).await;

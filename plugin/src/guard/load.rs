@@ -1,19 +1,19 @@
 //! Step 7: loads, attaches and pins the guard once, or adopts what an agent before us pinned.
 //!
 //! Attaching sends IPIs to every core (text patching), so it happens at agent start only, and not at all
-//! when the same programs are pinned already. Pins live in `ROOT/<hash of the programs>`; a half-made set
-//! is in `ROOT/<hash>-partial` and is thrown away.
+//! when the same programs are pinned already.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
-use libbpf_rs::{Link, MapCore as _, MapHandle, Object, ObjectBuilder, ProgramInput};
-use sha2::{Digest as _, Sha256};
+use libbpf_rs::{Link, MapCore as _, Object, ObjectBuilder, ProgramInput};
 
 use super::{
+    pins::{self, Pinned},
     ring::RecordReader,
+    self_test::{self, SelfTestError, WATCH_SELF},
     slots::{Slot, Slots},
     support::{Kernel, SupportError},
     watch::{self, WatchError},
@@ -41,6 +41,11 @@ pub enum GuardError {
          node's strict pods, then restart the agent"
     )]
     OtherVersionInUse { path: PathBuf },
+    #[error(
+        "the pins at {path} are of a quietcore that this version cannot read: drain this node's strict pods, \
+         remove that directory, then restart the agent"
+    )]
+    OtherVersionUnreadable { path: PathBuf, source: libbpf_rs::Error },
     #[error("map the guard's memory")]
     Map(#[source] io::Error),
     #[error("read the ring of records")]
@@ -48,17 +53,9 @@ pub enum GuardError {
     #[error("find the agent's PID namespace")]
     PidLevel(#[source] libbpf_rs::Error),
     #[error(transparent)]
+    SelfTest(#[from] SelfTestError),
+    #[error(transparent)]
     Watch(#[from] WatchError),
-}
-
-/// The maps that the agent uses, by their pins.
-#[derive(Debug)]
-pub(super) struct Pinned {
-    pub(super) threads: MapHandle,
-    pub(super) grants: MapHandle,
-    pub(super) counts: MapHandle,
-    pub(super) granted_cpus: MapHandle,
-    pub(super) records: PathBuf,
 }
 
 #[derive(Debug)]
@@ -75,16 +72,16 @@ impl Guard {
     pub fn start(root: &Path) -> Result<Guard, GuardError> {
         let kernel = Kernel::probe()?;
         kernel.can_guard()?;
-        let dir = root.join(object_hash());
         fs::create_dir_all(root).map_err(|source| GuardError::PinDir { path: root.to_owned(), source })?;
-        remove_others(root, &dir)?;
+        let dir = pins::dir_of(root, OBJECT);
+        pins::remove_others(root, &dir)?;
         let adopted = dir.exists();
         if !adopted {
             load_and_pin(&kernel, &dir)?;
         }
-        let pinned = open_pins(&dir)?;
+        let pinned = pins::open(&dir)?;
         let slots = Slots::map(&pinned).map_err(GuardError::Map)?;
-        let own_pid_level = own_pid_level()?;
+        let own_pid_level = own_pid_level(&kernel)?;
         Ok(Guard { pinned, slots, own_pid_level, adopted, root: root.to_owned() })
     }
 
@@ -93,39 +90,14 @@ impl Guard {
     }
 
     pub fn records(&self) -> Result<RecordReader, GuardError> {
-        Ok(RecordReader { ring: open_map(&self.pinned.records)? })
+        Ok(RecordReader { ring: pins::open_map(&self.pinned.records)? })
     }
 
     /// Gives the node back: removes the pins, and with the last of them the programs. Asked for explicitly,
     /// never on exit.
     pub fn unpin(&self) -> Result<(), GuardError> {
-        remove_dir(&self.root)
+        pins::remove(&self.root)
     }
-}
-
-fn object_hash() -> String {
-    Sha256::digest(OBJECT).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Guards of other versions, and half-made ones.
-fn remove_others(root: &Path, ours: &Path) -> Result<(), GuardError> {
-    let pin_dir = |source| GuardError::PinDir { path: root.to_owned(), source };
-    for entry in fs::read_dir(root).map_err(pin_dir)? {
-        let path = entry.map_err(pin_dir)?.path();
-        if path == ours {
-            continue;
-        }
-        let half_made = path.to_string_lossy().ends_with("-partial");
-        if !half_made && Slots::map(&open_pins(&path)?).map_err(GuardError::Map)?.live().next().is_some() {
-            return Err(GuardError::OtherVersionInUse { path });
-        }
-        remove_dir(&path)?;
-    }
-    Ok(())
-}
-
-fn remove_dir(path: &Path) -> Result<(), GuardError> {
-    fs::remove_dir_all(path).map_err(|source| GuardError::PinDir { path: path.to_owned(), source })
 }
 
 fn open_object(kernel: &Kernel, wanted: impl Fn(&str) -> bool) -> Result<Object, GuardError> {
@@ -140,52 +112,54 @@ fn open_object(kernel: &Kernel, wanted: impl Fn(&str) -> bool) -> Result<Object,
     open.load().map_err(GuardError::Load)
 }
 
+/// What fails half-way, or fails its test, leaves nothing behind.
 fn load_and_pin(kernel: &Kernel, dir: &Path) -> Result<(), GuardError> {
-    let partial = dir.with_file_name(format!("{}-partial", object_hash()));
-    fs::create_dir(&partial).map_err(|source| GuardError::PinDir { path: partial.clone(), source })?;
+    let partial = pins::partial(dir);
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        |source| GuardError::PinDir { path, source }
+    };
+    fs::create_dir(&partial).map_err(at(&partial))?;
+    let done = attach_all(kernel, &partial).and_then(|object| {
+        let slots = Slots::map(&pins::open(&partial)?).map_err(GuardError::Map)?;
+        self_test::run(&object, &slots)?;
+        fs::rename(&partial, dir).map_err(at(dir))
+    });
+    if done.is_err() {
+        pins::remove(&partial)?;
+    }
+    done
+}
+
+fn attach_all(kernel: &Kernel, dir: &Path) -> Result<Object, GuardError> {
     let mut object = open_object(kernel, |name| name != PID_LEVEL)?;
+    let pin = |path: &Path| {
+        let path = path.to_owned();
+        |source| GuardError::Pin { path, source }
+    };
     for mut map in object.maps_mut() {
-        let path = partial.join(pin_name(&map.name().to_string_lossy()));
-        map.pin(&path).map_err(|source| GuardError::Pin { path, source })?;
+        let path = dir.join(pins::name_of(&map.name().to_string_lossy()));
+        map.pin(&path).map_err(pin(&path))?;
     }
     for mut program in object.progs_mut() {
-        if !program.autoload() {
+        let name = program.name().to_string_lossy().into_owned();
+        if !program.autoload() || name == WATCH_SELF {
             continue;
         }
-        let name = program.name().to_string_lossy().into_owned();
-        let path = partial.join(&name);
-        program.pin(&path).map_err(|source| GuardError::Pin { path, source })?;
-        let attach = |source| GuardError::Attach { program: name.clone(), source };
-        let mut link: Link = program.attach().map_err(attach)?;
-        let path = partial.join(format!("{name}-link"));
-        link.pin(&path).map_err(|source| GuardError::Pin { path, source })?;
+        let path = dir.join(&name);
+        program.pin(&path).map_err(pin(&path))?;
+        let mut link: Link =
+            program.attach().map_err(|source| GuardError::Attach { program: name.clone(), source })?;
+        let path = dir.join(format!("{name}-link"));
+        link.pin(&path).map_err(pin(&path))?;
     }
-    fs::rename(&partial, dir).map_err(|source| GuardError::PinDir { path: dir.to_owned(), source })
-}
-
-/// bpffs allows no dots in names, and libbpf names the map of a data section after it.
-fn pin_name(map: &str) -> String {
-    map.trim_start_matches('.').replace('.', "-")
-}
-
-fn open_map(path: &Path) -> Result<MapHandle, GuardError> {
-    MapHandle::from_pinned_path(path).map_err(|source| GuardError::Adopt { path: path.to_owned(), source })
-}
-
-fn open_pins(dir: &Path) -> Result<Pinned, GuardError> {
-    Ok(Pinned {
-        threads: open_map(&dir.join("qc_threads"))?,
-        grants: open_map(&dir.join("qc_grants"))?,
-        counts: open_map(&dir.join("qc_counts_map"))?,
-        granted_cpus: open_map(&dir.join("data-granted"))?,
-        records: dir.join("qc_records"),
-    })
+    Ok(object)
 }
 
 /// Asked of the kernel by a program that runs once in the agent's own context: /proc shows a process's
 /// numbers only from the reader's namespace inwards.
-fn own_pid_level() -> Result<usize, GuardError> {
-    let object = open_object(&Kernel::probe()?, |name| name == PID_LEVEL)?;
+fn own_pid_level(kernel: &Kernel) -> Result<usize, GuardError> {
+    let object = open_object(kernel, |name| name == PID_LEVEL)?;
     let program = object.progs_mut().find(|program| program.name() == PID_LEVEL);
     let Some(program) = program else { return Ok(0) };
     let output = program.test_run(ProgramInput::default()).map_err(GuardError::PidLevel)?;

@@ -5,7 +5,9 @@
 
 pub mod support;
 pub mod load;
+mod pins;
 pub mod rules;
+pub mod self_test;
 mod shared;
 pub mod slots;
 pub mod watch;

@@ -10,13 +10,16 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{abi, load::Pinned, rules::set_bit, shared::SharedArray};
+use super::{abi, pins::Pinned, rules::set_bit, shared::SharedArray};
 
 /// 1 to 255; slot 0 is never given out, so that a zeroed thread belongs to nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Slot(u8);
 
 impl Slot {
+    /// For the guard's test of itself, before any container; closed again when it is over.
+    pub(super) const SELF_TEST: Slot = Slot(0);
+
     pub fn new(number: u8) -> Option<Slot> {
         (number != 0).then_some(Slot(number))
     }
@@ -38,10 +41,8 @@ impl Slot {
 pub struct Slots {
     grants: SharedArray<abi::qc_grant>,
     counts: SharedArray<abi::qc_counts>,
-    granted_cpus: SharedArray<[u64; N_WORDS]>,
+    cpus: SharedArray<abi::qc_cpus>,
 }
-
-const N_WORDS: usize = abi::QC_MAX_CPUS as usize / 64;
 
 impl Slots {
     pub(super) fn map(pinned: &Pinned) -> io::Result<Slots> {
@@ -49,7 +50,7 @@ impl Slots {
         Ok(Slots {
             grants: SharedArray::map(&pinned.grants, n_slots)?,
             counts: SharedArray::map(&pinned.counts, n_slots)?,
-            granted_cpus: SharedArray::map(&pinned.granted_cpus, 1)?,
+            cpus: SharedArray::map(&pinned.cpus, 1)?,
         })
     }
 
@@ -61,13 +62,13 @@ impl Slots {
         self.grants.set(slot.idx(), closed);
         fence(Ordering::Release);
         self.grants.set(slot.idx(), abi::qc_grant { live: 1, ..closed });
-        self.publish_granted_cpus();
+        self.publish_cpus();
     }
 
     pub fn close(&self, slot: Slot) {
         let grant = self.grants.get(slot.idx());
         self.grants.set(slot.idx(), abi::qc_grant { live: 0, ..grant });
-        self.publish_granted_cpus();
+        self.publish_cpus();
     }
 
     pub fn is_live(&self, slot: Slot) -> bool {
@@ -87,16 +88,40 @@ impl Slots {
         self.counts.get(slot.idx())
     }
 
-    fn publish_granted_cpus(&self) {
-        let mut granted = [0; N_WORDS];
-        for slot in self.live() {
-            let cpus = self.grants.get(slot.idx()).cpus;
-            for bit in 0..abi::QC_MAX_CPUS {
-                if cpus[bit as usize / 64] >> (bit % 64) & 1 == 1 {
-                    set_bit(&mut granted, bit);
-                }
-            }
+    fn publish_cpus(&self) {
+        let all = Slot::all().chain([Slot::SELF_TEST]).filter(|slot| self.is_live(*slot));
+        let live = all.map(|slot| (slot, self.grants.get(slot.idx()).cpus));
+        self.cpus.set(0, cpus_of(live));
+    }
+}
+
+fn cpus_of(live: impl Iterator<Item = (Slot, [u64; N_WORDS])>) -> abi::qc_cpus {
+    let mut all = abi::qc_cpus { granted: [0; N_WORDS], slots: [0; abi::QC_MAX_CPUS as usize] };
+    for (slot, cpus) in live {
+        for cpu in (0..abi::QC_MAX_CPUS).filter(|cpu| cpus[*cpu as usize / 64] >> (cpu % 64) & 1 == 1) {
+            set_bit(&mut all.granted, cpu);
+            all.slots[cpu as usize] = slot.number();
         }
-        self.granted_cpus.set(0, granted);
+    }
+    all
+}
+
+const N_WORDS: usize = abi::QC_MAX_CPUS as usize / 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_granted_cpu_leads_to_its_slot() {
+        let mask = |cpu: usize| {
+            let mut mask = [0; N_WORDS];
+            mask[cpu / 64] |= 1 << (cpu % 64);
+            mask
+        };
+        let live = [(Slot(3), mask(1)), (Slot(9), mask(1023))];
+        let cpus = cpus_of(live.into_iter());
+        assert_eq!((cpus.granted[0], cpus.granted[15]), (2, 1 << 63));
+        assert_eq!((cpus.slots[1], cpus.slots[1023], cpus.slots[0]), (3, 9, 0));
     }
 }

@@ -5,8 +5,9 @@ use std::io;
 
 use libbpf_rs::btf::{Btf, types::Typedef};
 
-/// Tracepoints without which a class would not be seen.
-const REQUIRED: [&str; 13] = [
+/// Tracepoints without which entries would be missed, or counted twice. The others (NMI, machine checks, rare
+/// vectors) exist where the hardware's support was built in.
+const REQUIRED: [&str; 16] = [
     "sys_enter",
     "sys_exit",
     "page_fault_user",
@@ -15,11 +16,14 @@ const REQUIRED: [&str; 13] = [
     "call_function_entry",
     "call_function_single_entry",
     "irq_work_entry",
+    "irq_work_exit",
     "irq_handler_entry",
     "sched_switch",
     "sched_process_fork",
     "sched_process_exec",
-    "nmi_handler",
+    "sched_migrate_task",
+    "signal_generate",
+    "signal_deliver",
 ];
 
 #[derive(Debug, thiserror::Error)]

@@ -6,11 +6,15 @@
 use std::{
     collections::BTreeSet,
     fs, io,
+    mem::offset_of,
     os::fd::{AsRawFd as _, OwnedFd},
 };
 
-use libbpf_rs::{MapCore as _, MapFlags, MapHandle};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use libbpf_rs::{ErrorKind, MapCore as _, MapFlags, MapHandle};
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, pidfd_open},
+};
 
 use super::{abi, slots::Slot};
 
@@ -22,7 +26,7 @@ pub enum WatchError {
     #[error("list the threads of process {pid}")]
     Threads { pid: i32, source: io::Error },
     #[error("open thread {tid} of process {pid}")]
-    Open { pid: i32, tid: i32, source: io::Error },
+    Open { pid: i32, tid: i32, source: Errno },
     #[error("watch thread {tid} of process {pid}")]
     Update { pid: i32, tid: i32, source: libbpf_rs::Error },
     #[error("process {pid} keeps making threads")]
@@ -37,33 +41,58 @@ pub fn watch(threads: &MapHandle, pid: i32, slot: Slot, generation: u32) -> Resu
         generation,
         // It sleeps in the open of the start fifo: the return from that is not an entry.
         in_syscall: 1,
+        entry_ip: abi::QC_ANY_PLACE,
+        entry_sp: abi::QC_ANY_PLACE,
         ..abi::qc_thread::default()
     });
-    let mut watched = BTreeSet::new();
+    let (mut seen, mut n_watched) = (BTreeSet::new(), 0);
     for _ in 0..16 {
-        let tids = list_threads(pid)?;
-        let new: Vec<i32> = tids.difference(&watched).copied().collect();
+        let new: Vec<i32> = list_threads(pid)?.difference(&seen).copied().collect();
         if new.is_empty() {
-            return Ok(watched.len());
+            return Ok(n_watched);
         }
         for tid in new {
-            match open_thread(pid, tid) {
-                Ok(pidfd) => {
-                    let key = pidfd.as_raw_fd().to_ne_bytes();
-                    threads.update(&key, &value, MapFlags::ANY).map_err(|source| WatchError::Update {
-                        pid,
-                        tid,
-                        source,
-                    })?;
-                }
-                // Gone since it was listed.
-                Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) && tid != pid => {}
-                Err(source) => return Err(WatchError::Open { pid, tid, source }),
-            }
-            watched.insert(tid);
+            n_watched += usize::from(watch_thread(threads, pid, tid, &value)?);
+            seen.insert(tid);
         }
     }
     Err(WatchError::Unstable { pid })
+}
+
+/// false: the thread is gone since it was listed, or needs no watching.
+fn watch_thread(threads: &MapHandle, pid: i32, tid: i32, value: &[u8]) -> Result<bool, WatchError> {
+    let leader = tid == pid;
+    let pidfd = match open_thread(pid, tid) {
+        Ok(pidfd) => pidfd,
+        Err(Errno::SRCH) if !leader => return Ok(false),
+        // No PIDFD_THREAD before 6.9. The init's other threads run the runtime's code only and die when its
+        // leader execs the shim; should one of them exec, the shim's challenge fails and nothing runs.
+        Err(Errno::INVAL) if !leader => return Ok(false),
+        Err(source) => return Err(WatchError::Open { pid, tid, source }),
+    };
+    let key = pidfd.as_raw_fd().to_ne_bytes();
+    let update = |flags| threads.update(&key, value, flags);
+    let result = match update(MapFlags::NO_EXIST) {
+        // By a watched thread that started it, or left by an earlier use of the slot. Replacing an element
+        // costs IPIs, so only where it must be.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => match threads.lookup(&key, MapFlags::ANY) {
+            Ok(Some(now)) if same_holder(&now, value) => Ok(()),
+            Ok(_) => update(MapFlags::ANY),
+            Err(error) => Err(error),
+        },
+        result => result,
+    };
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound && !leader => Ok(false),
+        Err(source) => Err(WatchError::Update { pid, tid, source }),
+    }
+}
+
+/// Slot and generation, the part of `struct qc_thread` that says whose thread it is.
+fn same_holder(one: &[u8], other: &[u8]) -> bool {
+    let holder = offset_of!(abi::qc_thread, slot)..offset_of!(abi::qc_thread, generation) + size_of::<u32>();
+    one.get(holder.clone()) == other.get(holder)
 }
 
 fn list_threads(pid: i32) -> Result<BTreeSet<i32>, WatchError> {
@@ -72,10 +101,9 @@ fn list_threads(pid: i32) -> Result<BTreeSet<i32>, WatchError> {
     Ok(entries.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
 }
 
-fn open_thread(pid: i32, tid: i32) -> io::Result<OwnedFd> {
+fn open_thread(pid: i32, tid: i32) -> Result<OwnedFd, Errno> {
     let flags = if tid == pid { PidfdFlags::empty() } else { PidfdFlags::from_bits_retain(PIDFD_THREAD) };
-    let tid = Pid::from_raw(tid).ok_or_else(|| io::Error::from_raw_os_error(nix::libc::ESRCH))?;
-    Ok(pidfd_open(tid, flags)?)
+    pidfd_open(Pid::from_raw(tid).ok_or(Errno::SRCH)?, flags)
 }
 
 #[expect(unsafe_code, reason = "a plain C struct as its bytes, for the map update")]

@@ -103,6 +103,11 @@ fn cause_words(cause: &Cause, name: Option<&str>) -> String {
         Cause::Switch { comm, tid } => {
             format!("switched out by {} (tid {tid})", printable(comm, COMM_MAX))
         }
+        Cause::Vector(0) => "unknown vector".into(),
+        Cause::Vector(vector) => format!("vector {vector:#x}"),
+        Cause::Trap { signal } => {
+            format!("trap ({})", signal_name(u32::try_from(*signal).unwrap_or_default()))
+        }
         Cause::Nmi => "NMI".into(),
         Cause::MachineCheck => "MCE".into(),
     }

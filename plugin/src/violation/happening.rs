@@ -57,14 +57,34 @@ pub struct Entry {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
-    Syscall { number: u64, abi: SyscallAbi, args: [u64; 6], denied: bool },
-    PageFault { address: u64, code: u64 },
+    Syscall {
+        number: u64,
+        abi: SyscallAbi,
+        args: [u64; 6],
+        denied: bool,
+    },
+    PageFault {
+        address: u64,
+        code: u64,
+    },
     Tick,
     Reschedule,
     CallFunction,
     IrqWork,
-    DeviceIrq { irq: u64, name: String },
-    Switch { comm: String, tid: u64 },
+    DeviceIrq {
+        irq: u64,
+        name: String,
+    },
+    Switch {
+        comm: String,
+        tid: u64,
+    },
+    /// An interrupt by its vector; 0 where no tracepoint told it.
+    Vector(u64),
+    /// An exception that became this signal of the kernel's own.
+    Trap {
+        signal: u64,
+    },
     Nmi,
     MachineCheck,
 }
@@ -180,6 +200,8 @@ fn cause(record: &abi::qc_record) -> Result<Cause, UnknownRecord> {
         abi::QC_KIND_IRQ_WORK => Cause::IrqWork,
         abi::QC_KIND_DEVICE_IRQ => Cause::DeviceIrq { irq: record.detail, name: text::from_c(&record.who) },
         abi::QC_KIND_SWITCH => Cause::Switch { comm: text::from_c(&record.who), tid: record.code },
+        abi::QC_KIND_VECTOR => Cause::Vector(record.detail),
+        abi::QC_KIND_TRAP => Cause::Trap { signal: record.detail },
         abi::QC_KIND_NMI => Cause::Nmi,
         abi::QC_KIND_MCE => Cause::MachineCheck,
         _ => return Err(UnknownRecord::Kind { slot: record.slot, kind: record.kind }),

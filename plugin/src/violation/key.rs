@@ -55,6 +55,7 @@ pub enum InterruptKind {
     IrqWork,
     Device(u64),
     SwitchTo(Arc<str>),
+    Vector(u64),
 }
 
 impl What {
@@ -70,13 +71,14 @@ impl What {
         let interrupt = |kind| What::Interrupt { kind };
         Some(match &entry.cause {
             Cause::Syscall { number, abi, .. } => What::Syscall { number: *number, abi: *abi, ip },
-            Cause::PageFault { .. } => What::Exception { ip },
+            Cause::PageFault { .. } | Cause::Trap { .. } => What::Exception { ip },
             Cause::Tick => interrupt(InterruptKind::Tick),
             Cause::Reschedule => interrupt(InterruptKind::Reschedule),
             Cause::CallFunction => interrupt(InterruptKind::CallFunction),
             Cause::IrqWork => interrupt(InterruptKind::IrqWork),
             Cause::DeviceIrq { irq, .. } => interrupt(InterruptKind::Device(*irq)),
             Cause::Switch { comm, .. } => interrupt(InterruptKind::SwitchTo(comm.as_str().into())),
+            Cause::Vector(vector) => interrupt(InterruptKind::Vector(*vector)),
             Cause::Nmi => What::Hardware { mce: false },
             Cause::MachineCheck => What::Hardware { mce: true },
         })

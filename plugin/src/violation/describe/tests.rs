@@ -280,3 +280,14 @@ fn hostile_names_stay_harmless_and_the_note_short() {
     assert!(words.len() <= 1024, "{}", words.len());
     assert!(words.bytes().all(|b| (0x20..0x7f).contains(&b)), "{words}");
 }
+
+#[test]
+fn a_trap_is_told_by_its_signal_and_a_rare_interrupt_by_its_vector() {
+    check(
+        abi::qc_record { detail: 4, ..record(abi::QC_KIND_TRAP, abi::QC_EXCEPTION, abi::QC_F_SIGNALLED) },
+        expect!["exception trap (SIGILL) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent"],
+    );
+    let vector = |detail| abi::qc_record { detail, ..record(abi::QC_KIND_VECTOR, abi::QC_INTERRUPT, 0) };
+    check(vector(0xfa), expect!["interrupt vector 0xfa at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): reported"]);
+    check(vector(0), expect!["interrupt unknown vector at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): reported"]);
+}

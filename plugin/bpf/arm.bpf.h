@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * Strictness begins and ends here: prctl(PR_TASK_ISOLATION, ...) and the shim's exec, both on their way back
+ * to user mode. From there on, and not before, an entry of the thread can be a violation.
+ */
+#ifndef QUIETCORE_ARM_BPF_H
+#define QUIETCORE_ARM_BPF_H
+
+#include "entry.bpf.h"
+#include "quietcore.h"
+
+/* Stop, and what is ignored by default, would be a violation that nobody notices (signal(7)). */
+#define BAD_SIGNALS                                                                                          \
+	(1ULL << 16 /* CHLD */ | 1ULL << 17 /* CONT */ | 1ULL << 18 /* STOP */ | 1ULL << 19 /* TSTP */ |     \
+	 1ULL << 20 /* TTIN */ | 1ULL << 21 /* TTOU */ | 1ULL << 22 /* URG */ | 1ULL << 27 /* WINCH */)
+
+static __always_inline int signal_is_good(unsigned int signal)
+{
+	return signal == 0 || (signal <= 64 && !(BAD_SIGNALS >> (signal - 1) & 1));
+}
+
+static __always_inline void take_signals(struct qc_thread *thread, unsigned long bits, unsigned long classes)
+{
+	unsigned int one = PR_TASK_ISOLATION_GET_SIG(bits);
+
+	if (bits & PR_TASK_ISOLATION_CLASSES) {
+		thread->signals[QC_SYSCALL] = classes & 0xff;
+		thread->signals[QC_EXCEPTION] = classes >> 8 & 0xff;
+		thread->signals[QC_INTERRUPT] = classes >> 16 & 0xff;
+	} else {
+		one = one ? one : SIGKILL;
+		thread->signals[QC_SYSCALL] = one;
+		thread->signals[QC_EXCEPTION] = one;
+		thread->signals[QC_INTERRUPT] = one;
+	}
+}
+
+/* The shim's filter refuses most of this already; the pod's own filter may have answered instead. */
+static __always_inline int refusal(const struct qc_grant *grant, struct pt_regs *regs, unsigned long bits)
+{
+	unsigned long classes = regs->dx;
+	unsigned long known =
+	    PR_TASK_ISOLATION_ENABLE | PR_TASK_ISOLATION_CLASSES | PR_TASK_ISOLATION_SET_SIG(0x7f);
+	int by_class = !!(bits & PR_TASK_ISOLATION_CLASSES);
+
+	if ((bits & ~known) || regs->r10 || regs->r8)
+		return QC_REFUSED_ARGUMENT;
+	if (bits && !(bits & PR_TASK_ISOLATION_ENABLE))
+		return QC_REFUSED_ARGUMENT;
+	if (!signal_is_good(PR_TASK_ISOLATION_GET_SIG(bits)))
+		return QC_REFUSED_ARGUMENT;
+	if (by_class && (classes >> 24 || !signal_is_good(classes & 0xff) ||
+			 !signal_is_good(classes >> 8 & 0xff) || !signal_is_good(classes >> 16 & 0xff)))
+		return QC_REFUSED_ARGUMENT;
+	if (!by_class && classes)
+		return QC_REFUSED_ARGUMENT;
+	if (grant->locked && (!bits || !by_class || classes))
+		return QC_REFUSED_LOCKED;
+	if (bits && !on_its_core(bpf_get_current_task_btf(), grant))
+		return QC_REFUSED_AFFINITY;
+	return 0;
+}
+
+/* What these two return does not matter: the shim looks at what happened. */
+static __always_inline void shim_asks(struct qc_thread *thread, unsigned long bits, unsigned int signal)
+{
+	struct happening what = {.signal = signal};
+
+	if (thread->state != QC_STATE_SHIM)
+		return;
+	if (bits & PR_TASK_ISOLATION_CHALLENGE)
+		send(&what);
+	else
+		thread->state = QC_STATE_AT_EXEC;
+}
+
+static __noinline int prctl_returns(struct qc_thread *thread, struct pt_regs *regs, long ret)
+{
+	const struct qc_grant *grant = grant_of(thread);
+	unsigned long bits = regs->si;
+	struct happening what = {};
+
+	if (!grant)
+		return 0;
+	if (bits & (PR_TASK_ISOLATION_CHALLENGE | PR_TASK_ISOLATION_ON_EXEC)) {
+		shim_asks(thread, bits, regs->dx);
+		return 0;
+	}
+	/* Not 0: nobody answered the call (EINVAL), or the filter refused it. */
+	if (ret || (thread->state != QC_STATE_WATCHED && thread->state != QC_STATE_ARMED))
+		return 0;
+	what.detail = refusal(grant, regs, bits);
+	if (what.detail) {
+		what.kind = QC_KIND_ARM_REFUSED;
+	} else if (!bits) {
+		if (thread->state != QC_STATE_ARMED)
+			return 0;
+		disarm(thread);
+		what.kind = QC_KIND_DISARMED;
+	} else {
+		take_signals(thread, bits, regs->dx);
+		thread->exceptions_wait = 0;
+		thread->state = QC_STATE_ARMED;
+		what.kind = QC_KIND_ARMED;
+	}
+	return emit(thread, &what, bpf_get_current_task_btf());
+}
+
+/* The shim asked for it; the program's first instruction comes next. */
+static __noinline int execve_returns(struct qc_thread *thread)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	const struct qc_grant *grant = grant_of(thread);
+	struct happening what = {.kind = QC_KIND_ARMED};
+
+	thread->state = QC_STATE_WATCHED;
+	if (!grant)
+		return 0;
+	if (on_its_core(task, grant)) {
+		thread->state = QC_STATE_ARMED;
+		thread->exceptions_wait = 1;
+		thread->fault_ns = bpf_ktime_get_ns();
+	} else {
+		what.kind = QC_KIND_ARM_REFUSED;
+		what.detail = QC_REFUSED_AFFINITY;
+	}
+	return emit(thread, &what, task);
+}
+
+#endif

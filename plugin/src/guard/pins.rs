@@ -1,0 +1,105 @@
+//! Step 7: where the guard lives when no agent runs: programs, links and maps pinned in a bpffs.
+//!
+//! A complete set lies in `ROOT/abi<N>-<hash of the programs>`; a half-made one in the same with `-partial`,
+//! which is thrown away. Nothing here loads or attaches.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use libbpf_rs::{MapCore as _, MapFlags, MapHandle};
+use sha2::{Digest as _, Sha256};
+
+use super::{abi, load::GuardError};
+
+const PARTIAL: &str = "-partial";
+/// The one map that every version can be asked by: `struct qc_cpus` begins with the granted CPUs.
+const CPUS: &str = "data-cpus";
+
+/// The maps that the agent uses, by their pins.
+#[derive(Debug)]
+pub(super) struct Pinned {
+    pub(super) threads: MapHandle,
+    pub(super) grants: MapHandle,
+    pub(super) counts: MapHandle,
+    pub(super) cpus: MapHandle,
+    pub(super) records: PathBuf,
+}
+
+pub(super) fn dir_of(root: &Path, object: &[u8]) -> PathBuf {
+    let hash: String = Sha256::digest(object).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    root.join(format!("abi{}-{hash}", abi::QC_GUARD_ABI))
+}
+
+pub(super) fn partial(dir: &Path) -> PathBuf {
+    let mut path = dir.as_os_str().to_owned();
+    path.push(PARTIAL);
+    path.into()
+}
+
+/// bpffs allows no dots in names, and libbpf names the map of a data section after it.
+pub(super) fn name_of(map: &str) -> String {
+    map.trim_start_matches('.').replace('.', "-")
+}
+
+pub(super) fn open(dir: &Path) -> Result<Pinned, GuardError> {
+    Ok(Pinned {
+        threads: open_map(&dir.join("qc_threads"))?,
+        grants: open_map(&dir.join("qc_grants"))?,
+        counts: open_map(&dir.join("qc_counts_map"))?,
+        cpus: open_map(&dir.join(CPUS))?,
+        records: dir.join("qc_records"),
+    })
+}
+
+pub(super) fn open_map(path: &Path) -> Result<MapHandle, GuardError> {
+    MapHandle::from_pinned_path(path).map_err(|source| GuardError::Adopt { path: path.to_owned(), source })
+}
+
+/// Removes guards of other versions, and half-made ones; not while containers run under one.
+pub(super) fn remove_others(root: &Path, ours: &Path) -> Result<(), GuardError> {
+    let at_root = |source| GuardError::PinDir { path: root.to_owned(), source };
+    for entry in fs::read_dir(root).map_err(at_root)? {
+        let path = entry.map_err(at_root)?.path();
+        let half_made = path.to_string_lossy().ends_with(PARTIAL);
+        if path == ours {
+            continue;
+        }
+        if !half_made && in_use(&path)? {
+            return Err(GuardError::OtherVersionInUse { path });
+        }
+        remove(&path)?;
+    }
+    Ok(())
+}
+
+pub(super) fn remove(path: &Path) -> Result<(), GuardError> {
+    fs::remove_dir_all(path).map_err(|source| GuardError::PinDir { path: path.to_owned(), source })
+}
+
+fn in_use(dir: &Path) -> Result<bool, GuardError> {
+    let unreadable = |source| GuardError::OtherVersionUnreadable { path: dir.to_owned(), source };
+    let cpus = MapHandle::from_pinned_path(dir.join(CPUS)).map_err(unreadable)?;
+    let value = cpus.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).map_err(unreadable)?.unwrap_or_default();
+    Ok(value.iter().take(abi::QC_MAX_CPUS as usize / 8).any(|byte| *byte != 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_the_programs_is_another_directory() {
+        let root = Path::new("/pins");
+        assert_ne!(dir_of(root, b"one"), dir_of(root, b"other"));
+        assert_eq!(dir_of(root, b"one"), Path::new("/pins/abi2-7692c3ad3540bb80"));
+        assert_eq!(partial(&dir_of(root, b"one")), Path::new("/pins/abi2-7692c3ad3540bb80-partial"));
+    }
+
+    #[test]
+    fn map_names_lose_what_a_bpffs_refuses() {
+        assert_eq!(name_of(".data.cpus"), CPUS);
+        assert_eq!(name_of("qc_records"), "qc_records");
+    }
+}

@@ -1,0 +1,350 @@
+//! A stand-in for the container runtime: a shell that waits on CPU 1 like the runtime's init, is watched, and
+//! then execs the shim with a workload.
+#![allow(unreachable_pub, reason = "each test binary is a crate of its own")]
+#![allow(dead_code, reason = "not every one uses all of it")]
+#![allow(clippy::unwrap_used, reason = "this is a test, also what is not inside a #[test]")]
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    os::unix::process::ExitStatusExt as _,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    sync::{
+        Mutex, OnceLock,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use quietcore::{
+    agent::shim_file,
+    arm::plan::{Provider, shim_plan},
+    cores::set::CpuSet,
+    guard::{
+        abi::{qc_counts, qc_record},
+        load::{Guard, GuardError},
+        rules::rules,
+        slots::Slot,
+    },
+    policy::{
+        accept::node_default,
+        effective::{Action, ArmAfter, Effective},
+    },
+};
+
+pub fn enforce(actions: [Action; 4]) -> Effective {
+    Effective { enforce: true, actions, ..node_default() }
+}
+
+/// Enforced, and armed until the program says otherwise.
+pub fn continuous(actions: [Action; 4]) -> Effective {
+    Effective { arm_after: ArmAfter::Continuous, ..enforce(actions) }
+}
+
+pub fn kinds(records: &[qc_record]) -> Vec<u32> {
+    records.iter().map(|record| u32::from(record.kind)).collect()
+}
+
+/// The kinds that are no entries.
+pub fn story(records: &[qc_record]) -> Vec<u32> {
+    kinds(records).into_iter().filter(|kind| 16 <= *kind).collect()
+}
+
+pub struct Stand {
+    guard: Option<Guard>,
+    seen: Mutex<Vec<qc_record>>,
+    root: PathBuf,
+    shim: PathBuf,
+    _state: tempfile::TempDir,
+}
+
+pub struct Run {
+    pub records: Vec<qc_record>,
+    pub counts: qc_counts,
+    pub output: String,
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+}
+
+pub struct Running {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    output: String,
+}
+
+const SLOT: u8 = 7;
+
+impl Stand {
+    pub fn new() -> Stand {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let root = PathBuf::from(format!("/sys/fs/bpf/quietcore-test-{}-{number}", std::process::id()));
+        let state = tempfile::tempdir().unwrap();
+        // Of another user, like a container.
+        let shim = shim_file::install(state.path()).unwrap();
+        let guard = Some(Guard::start(&root).unwrap());
+        Stand { guard, seen: Mutex::default(), root, shim, _state: state }
+    }
+
+    pub fn guard(&self) -> &Guard {
+        self.guard.as_ref().unwrap()
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// All that an agent's death closes; the pins stay.
+    pub fn lose_agent(&mut self) {
+        self.guard = None;
+    }
+
+    pub fn start_agent(&mut self) -> Result<(), GuardError> {
+        self.guard = Some(Guard::start(&self.root)?);
+        Ok(())
+    }
+
+    pub fn run(&self, policy: &Effective, day: &str) -> Run {
+        self.start(policy, day).finish(self)
+    }
+
+    pub fn run_as_init(&self, policy: &Effective, day: &str) -> Run {
+        self.start_in(policy, &[workload(), day], &["unshare", "--pid", "--fork"], true).finish(self)
+    }
+
+    pub fn start(&self, policy: &Effective, day: &str) -> Running {
+        self.start_in(policy, &[workload(), day], &[], true)
+    }
+
+    pub fn run_unwatched(&self, day: &str) -> Run {
+        self.start_in(&enforce([Action::Report; 4]), &[workload(), day], &[], false).finish(self)
+    }
+
+    /// A program that enters the kernel in a known way: `entries.c`.
+    pub fn run_entries(&self, policy: &Effective, day: &str, n: u32) -> Run {
+        self.start_entries(policy, day, n).finish(self)
+    }
+
+    pub fn start_entries(&self, policy: &Effective, day: &str, n: u32) -> Running {
+        self.start_in(policy, &[entries(), day, &n.to_string()], &[], true)
+    }
+
+    /// `tiny.c`, armed by the exec.
+    pub fn run_tiny(&self, policy: &Effective, args: &[&str]) -> Run {
+        let program: Vec<_> = [tiny()].into_iter().chain(args.iter().copied()).collect();
+        self.start_in(policy, &program, &[], true).finish(self)
+    }
+
+    fn start_in(&self, policy: &Effective, program: &[&str], around: &[&str], watched: bool) -> Running {
+        let cpus: CpuSet = "1".parse().unwrap();
+        let slot = Slot::new(SLOT).unwrap();
+        let plan = shim_plan(&cpus, policy, Provider::Seccomp);
+        let mut command = Command::new("taskset");
+        command.args(["-c", "1"]).args(around).args([
+            "setpriv",
+            "--no-new-privs",
+            "sh",
+            "-c",
+            "read go; exec \"$@\" 2>&1",
+            "sh",
+        ]);
+        command.arg(&self.shim).args([plan.as_str(), "--"]).args(program);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let pid = shell_of(i32::try_from(child.id()).unwrap(), around.is_empty());
+        self.guard().slots.open(slot, rules(policy, &cpus));
+        if watched {
+            self.guard().watch(pid, slot).unwrap();
+        }
+        child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        Running { child, stdout, output: String::new() }
+    }
+
+    /// Every record so far, each once: the next call has what came since.
+    /// From "go" to the end of a program that does nothing, with the shim before it or without.
+    pub fn time_to_exec(&self, policy: &Effective, with_shim: bool) -> Duration {
+        let cpus: CpuSet = "1".parse().unwrap();
+        let slot = Slot::new(SLOT).unwrap();
+        let mut command = Command::new("taskset");
+        command.args(["-c", "1", "setpriv", "--no-new-privs", "sh", "-c", "read go; exec \"$@\"", "sh"]);
+        if with_shim {
+            command.arg(&self.shim).args([shim_plan(&cpus, policy, Provider::Seccomp).as_str(), "--"]);
+        }
+        let mut child = command.args([workload(), "nothing"]).stdin(Stdio::piped()).spawn().unwrap();
+        let pid = shell_of(i32::try_from(child.id()).unwrap(), true);
+        self.guard().slots.open(slot, rules(policy, &cpus));
+        self.guard().watch(pid, slot).unwrap();
+        let started = Instant::now();
+        child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        let status = child.wait().unwrap();
+        let elapsed = started.elapsed();
+        assert!(status.success());
+        elapsed
+    }
+
+    pub fn records(&self) -> Vec<qc_record> {
+        self.read_until(|| true);
+        std::mem::take(&mut self.seen.lock().unwrap())
+    }
+
+    fn read_until(&self, stop: impl Fn() -> bool) {
+        let mut seen = self.seen.lock().unwrap();
+        self.guard().records().unwrap().drain_until(stop, |record| seen.push(record)).unwrap();
+    }
+
+    /// Of the records that the next `records` or `Run` will have.
+    #[track_caller]
+    pub fn wait_until(&self, what: &str, is_so: impl Fn(&[qc_record]) -> bool) {
+        for _ in 0..1000 {
+            self.read_until(|| true);
+            if is_so(&self.seen.lock().unwrap()) {
+                return;
+            }
+            #[expect(clippy::disallowed_methods, reason = "a test that waits for another process")]
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("waited 10 s until {what}");
+    }
+
+    pub fn counts(&self) -> qc_counts {
+        self.guard().slots.counts(Slot::new(SLOT).unwrap())
+    }
+}
+
+impl Drop for Stand {
+    fn drop(&mut self) {
+        if let Some(guard) = &self.guard {
+            guard.slots.close(Slot::new(SLOT).unwrap());
+            guard.unpin().unwrap();
+        }
+    }
+}
+
+impl Running {
+    pub fn wait_for(&mut self, text: &str) {
+        while !self.output.contains(text) {
+            let n_bytes = self.stdout.read_line(&mut self.output).unwrap();
+            assert_ne!(n_bytes, 0, "no {text:?} in {}", self.output);
+        }
+    }
+
+    pub fn kill(mut self, stand: &Stand) -> Run {
+        self.child.kill().unwrap();
+        self.finish(stand)
+    }
+
+    /// Reads the records while the program runs, as the agent does.
+    pub fn finish(self, stand: &Stand) -> Run {
+        let ended = AtomicBool::new(false);
+        let (output, status) = std::thread::scope(|scope| {
+            scope.spawn(|| stand.read_until(|| ended.load(Ordering::Acquire)));
+            let (output, status) = self.wait();
+            ended.store(true, Ordering::Release);
+            (output, status)
+        });
+        Run::new(stand, output, status)
+    }
+
+    /// Reads none before the program has ended.
+    pub fn finish_unread(self, stand: &Stand) -> Run {
+        let (output, status) = self.wait();
+        Run::new(stand, output, status)
+    }
+
+    fn wait(mut self) -> (String, ExitStatus) {
+        self.stdout.read_to_string(&mut self.output).unwrap();
+        (self.output, self.child.wait().unwrap())
+    }
+
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+}
+
+impl Run {
+    fn new(stand: &Stand, output: String, status: ExitStatus) -> Run {
+        // unshare(1) and the shell pass a signal on as 128 + its number.
+        let signal =
+            status.signal().or_else(|| status.code().filter(|code| 128 < *code).map(|code| code - 128));
+        Run { records: stand.records(), counts: stand.counts(), output, code: status.code(), signal }
+    }
+
+    pub fn of_kind(&self, kind: u32) -> Vec<&qc_record> {
+        self.records.iter().filter(|record| u32::from(record.kind) == kind).collect()
+    }
+
+    /// Each value of `key=`, in order.
+    pub fn list(&self, key: &str) -> Vec<u64> {
+        let values = self.output.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        values.map(number).collect()
+    }
+
+    #[track_caller]
+    pub fn only(&self, kind: u32) -> qc_record {
+        let found: Vec<_> = self.records.iter().filter(|record| u32::from(record.kind) == kind).collect();
+        assert_eq!(found.len(), 1, "{:?}; {}", kinds(&self.records), self.output);
+        *found[0]
+    }
+
+    /// The value of `key=` in what the workload printed.
+    #[track_caller]
+    pub fn told(&self, key: &str) -> String {
+        let words = self.output.split_whitespace();
+        let found = words.filter_map(|word| word.strip_prefix(key)?.strip_prefix('=')).next_back();
+        found.unwrap_or_else(|| panic!("no {key} in {:?}", self.output)).to_owned()
+    }
+}
+
+/// The process that execs the shim: the started one, or, in a PID namespace, the child of unshare(1).
+fn shell_of(started: i32, direct: bool) -> i32 {
+    for _ in 0..500 {
+        let pid = if direct { Some(started) } else { only_child(started) };
+        // A shell that waits in read(2) for "go".
+        if let Some(pid) = pid
+            && std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "sh")
+            && std::fs::read_to_string(format!("/proc/{pid}/syscall"))
+                .is_ok_and(|syscall| syscall.starts_with("0 "))
+        {
+            return pid;
+        }
+        #[expect(clippy::disallowed_methods, reason = "a test that waits for another process")]
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the shell did not start");
+}
+
+fn only_child(pid: i32) -> Option<i32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    std::fs::read_to_string(path).ok()?.split_whitespace().next()?.parse().ok()
+}
+
+pub fn number(text: &str) -> u64 {
+    match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).unwrap(),
+        None => text.parse().unwrap(),
+    }
+}
+
+fn workload() -> &'static str {
+    static BUILT: OnceLock<String> = OnceLock::new();
+    BUILT.get_or_init(|| build("../tests/workloads/workload.c", "workload", &["-pthread"]))
+}
+
+fn entries() -> &'static str {
+    static BUILT: OnceLock<String> = OnceLock::new();
+    BUILT.get_or_init(|| build("tests/guard/stand/entries.c", "entries", &["-pthread"]))
+}
+
+fn tiny() -> &'static str {
+    static BUILT: OnceLock<String> = OnceLock::new();
+    BUILT.get_or_init(|| build("tests/guard/stand/tiny.c", "tiny", &["-nostdlib", "-no-pie"]))
+}
+
+fn build(source: &str, name: &str, flags: &[&str]) -> String {
+    let plugin = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-O2", "-static"]).args(flags).arg("-I").arg(plugin.join("../abi/include"));
+    assert!(gcc.arg(plugin.join(source)).arg("-o").arg(&built).status().unwrap().success());
+    built.to_str().unwrap().to_owned()
+}
