@@ -1,20 +1,57 @@
 # Every target is one line of what a person or CI types. `make help` lists them.
 .DEFAULT_GOAL := help
+TARGET := x86_64-unknown-linux-gnu
+BUILD := $(or $(CARGO_TARGET_DIR),target)
+AGENT := $(BUILD)/$(TARGET)/fast/quietcore
 TESTBED := cargo run --quiet -p quietcore-tests --bin testbed --
-E2E := cargo test -p quietcore-tests --features cluster
+E2E := cargo test --quiet -p quietcore-tests --features cluster
+E2E_FILES := testbed
+# what the build needs of Debian; the testbed adds its own
+PACKAGES := gcc libc6-dev make pkg-config clang clang-format libclang1-14 libclang-common-14-dev libelf-dev zlib1g-dev linux-libc-dev
 
-.PHONY: help up down e2e
+.PHONY: help packages check unit integration agent e2e test demo bench up down
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
-up: ## start a cluster for interactive use; prints the lines that export KUBECONFIG
-	@$(TESTBED) up
+packages: ## install the Debian packages that the build needs
+	@dpkg-query -W $(PACKAGES) >/dev/null 2>&1 || { echo "install Debian packages: $(PACKAGES)"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES) >/dev/null; }
+
+check: packages ## format and lints
+	cargo fmt --check
+	clang-format --dry-run -Werror plugin/bpf/*.[ch] abi/include/*.h examples/*/*.c tests/workloads/*.c
+	cargo clippy --quiet --workspace --all-targets --features quietcore/kernel,quietcore-tests/cluster -- -D warnings
+
+unit: packages ## tests that need nothing
+	cargo test --quiet --workspace
+
+integration: packages ## the guard and the shim on this machine's kernel: needs root, BTF and a second CPU
+	mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
+	cargo test --quiet -p quietcore --features kernel --test guard --test gate -- --test-threads=1
+
+agent: packages ## build the agent as the demo and the tests install it
+	cargo build --profile fast -p quietcore
+
+e2e: agent ## end-to-end tests on real clusters of their own, gone afterwards: needs root
+	$(TESTBED) run --agent $(AGENT) -- $(E2E) $(addprefix --test ,$(E2E_FILES)) -- --test-threads=1
+	$(TESTBED) run --nodes 3 --agent $(AGENT) -- $(E2E) --test three_nodes -- --test-threads=1
+	$(E2E) --test supervisor -- --test-threads=1
+
+test: check unit integration e2e ## everything, as CI runs it
+
+demo: agent ## a strict pod on a real cluster, told in one screen
+	cargo build --quiet -p quietcore-tests
+	$(TESTBED) run --name quietcore-demo --agent $(AGENT) -- $(BUILD)/$(TARGET)/debug/demo
+
+bench: agent ## measure the budgets, print them, and write bench/*.json
+	mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
+	cargo bench --quiet --profile fast -p quietcore --features kernel --bench kernel
+	cargo build --quiet -p quietcore-tests
+	$(TESTBED) run --name quietcore-bench --agent $(AGENT) -- $(BUILD)/$(TARGET)/debug/bench
+
+up: agent ## a cluster with the agent's image, for interactive use; prints the lines that export KUBECONFIG
+	@$(TESTBED) up --agent $(AGENT)
 
 down: ## remove the cluster of `make up`
 	@$(TESTBED) down
-
-e2e: ## every end-to-end test, on clusters of its own that are gone afterwards
-	$(TESTBED) run -- $(E2E) --test testbed
-	$(TESTBED) run --nodes 3 -- $(E2E) --test three_nodes
-	$(E2E) --test supervisor -- --test-threads=1

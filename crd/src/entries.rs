@@ -45,6 +45,7 @@ pub struct SyscallEntry {
     pub action: Action,
     /// A name such as SIGUSR1, or a real-time number from 35 to 64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxLength" = 16))]
     pub signal: Option<IntOrString>,
     /// System calls that are never a violation, by their x86-64 names: [clock_gettime, getpid].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -69,6 +70,7 @@ pub struct Entry {
     pub action: Action,
     /// A name such as SIGUSR1, or a real-time number from 35 to 64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxLength" = 16))]
     pub signal: Option<IntOrString>,
     /// Below this rate an entry is only counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]

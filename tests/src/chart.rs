@@ -49,8 +49,8 @@ impl Testbed {
 }
 
 impl Release<'_> {
-    /// Uninstalls it, hooks included; what helm says where they refuse.
-    pub fn uninstall(mut self) -> Result<(), String> {
+    /// Uninstalls it, hooks included; what helm says where they refuse. It may be tried again.
+    pub fn uninstall(&mut self) -> Result<(), String> {
         let uninstalled = self.try_uninstall();
         self.installed = uninstalled.is_err();
         uninstalled

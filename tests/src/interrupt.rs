@@ -92,7 +92,12 @@ pub(crate) struct Registered(Pid);
 
 impl Registered {
     pub(crate) fn new(group: Pid) -> Registered {
-        state().groups.insert(group);
+        let mut state = state();
+        state.groups.insert(group);
+        if state.interrupted && !state.shielded {
+            // asked between its start and now: the handler did not know it yet
+            let _gone = killpg(group, Signal::SIGTERM);
+        }
         Registered(group)
     }
 }

@@ -18,6 +18,7 @@ pub mod image;
 pub mod kube;
 pub mod node;
 pub mod pod;
+pub mod product;
 pub mod testbed;
 pub mod wait;
 

@@ -42,6 +42,9 @@ impl Access {
 /// The namespace of node shells. It stays while tests run: a shell is made once for a node.
 const SHELLS: &str = "quietcore-node-shells";
 
+const SERVICE_WITHIN: Duration = Duration::from_secs(60);
+const NODE_WITHIN: Duration = Duration::from_secs(120);
+
 #[derive(Debug, Clone)]
 pub struct Node<'a> {
     testbed: &'a Testbed,
@@ -113,7 +116,7 @@ impl<'a> Node<'a> {
         StoppedService { node: self.clone(), service: service.to_owned() }
     }
 
-    /// Waits until the API has the node Ready by a heartbeat from after this call, with its runtime answering.
+    /// Waits until the runtime answers, the kubelet is healthy and knows its pods, and the API has the node Ready.
     #[track_caller]
     pub fn wait_ready(&self) {
         let answers = |words: &[&str]| {
@@ -122,18 +125,36 @@ impl<'a> Node<'a> {
                 Err(error) => Seen::NotYet(format!("{error:#}")),
             })
         };
-        until("the runtime to answer", Duration::from_secs(60), || answers(&["crictl", "version"]));
+        until("the runtime to answer", SERVICE_WITHIN, || answers(&["crictl", "version"]));
         let healthz = ["curl", "-sf", "--max-time", "2", "http://127.0.0.1:10248/healthz"];
-        until("the kubelet to be healthy", Duration::from_secs(60), || answers(&healthz));
-        until(&format!("node {} to be Ready", self.name), Duration::from_secs(120), || {
-            let node: Value = serde_json::from_str(&run(&mut self
-                .testbed
-                .kubectl(&["get", "node", &self.name, "-o", "json"]))?)?;
-            let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            let ready = conditions.iter().find(|condition| condition["type"] == "Ready").cloned();
-            let ready = ready.unwrap_or_default();
-            Ok(if ready["status"] == "True" { Seen::Done(()) } else { Seen::NotYet(ready.to_string()) })
+        until("the kubelet to be healthy", SERVICE_WITHIN, || answers(&healthz));
+        until(&format!("node {} to be Ready", self.name), NODE_WITHIN, || {
+            let node: Value =
+                serde_json::from_str(&self.kubectl(&["get", "node", &self.name, "-o", "json"])?)?;
+            let mut conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+            let ready = conditions.find(|condition| condition["type"] == "Ready");
+            let is_ready = ready.is_some_and(|condition| condition["status"] == "True");
+            Ok(if is_ready { Seen::Done(()) } else { Seen::NotYet(node["status"]["conditions"].to_string()) })
         });
+        // a kubelet that was just started answers "pod does not exist" until it has heard from the API server
+        until(&format!("the kubelet of {} to know its pods", self.name), NODE_WITHIN, || {
+            let on_node = format!("spec.nodeName={}", self.name);
+            let wanted = self.kubectl(&["get", "pods", "-A", "--field-selector", &on_node, "-o", "json"])?;
+            let known =
+                self.kubectl(&["get", "--raw", &format!("/api/v1/nodes/{}/proxy/pods", self.name)])?;
+            let known = pod_names(&known)?;
+            let unknown: Vec<_> =
+                pod_names(&wanted)?.into_iter().filter(|name| !known.contains(name)).collect();
+            Ok(if unknown.is_empty() {
+                Seen::Done(())
+            } else {
+                Seen::NotYet(format!("unknown: {unknown:?}"))
+            })
+        });
+    }
+
+    fn kubectl(&self, words: &[&str]) -> Result<String> {
+        run(&mut self.testbed.kubectl(words))
     }
 
     /// What the node offers to pods of an extended resource, e.g. `quietcore.io/core`: 0 where nobody published it.
@@ -176,6 +197,15 @@ impl Drop for Testbed {
             let _unreachable = run(&mut self.kubectl(&delete));
         }
     }
+}
+
+/// `namespace/name` of each pod in a list.
+fn pod_names(list: &str) -> Result<Vec<String>> {
+    let list: Value = serde_json::from_str(list).context("read a list of pods")?;
+    let name = |pod: &Value| {
+        Some(format!("{}/{}", pod["metadata"]["namespace"].as_str()?, pod["metadata"]["name"].as_str()?))
+    };
+    Ok(list["items"].as_array().into_iter().flatten().filter_map(name).collect())
 }
 
 fn shell_pod(name: &str, node: &str, image: &str) -> Value {

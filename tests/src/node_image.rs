@@ -21,8 +21,7 @@ pub fn ensure(cache: &Cache, podman: &Podman) -> Result<String> {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
     let made_from = ["image.rs", "components.rs"].map(|name| Path::new(source).join(name));
     let key = cache::hash_of(&[&[PathBuf::from(NODE_FOLDER)], made_from.as_slice()].concat())?;
-    let tag = format!("localhost/quietcore-node:{key}");
-    let file = cache.path(format!("node-image-{key}.tar.zst"));
+    let (tag, file) = (tag_of(&key), file_of(cache, &key));
 
     let _one_at_a_time = cache.lock("node-image")?;
     if podman.has_image(&tag)? {
@@ -35,7 +34,7 @@ pub fn ensure(cache: &Cache, podman: &Podman) -> Result<String> {
         build(&work, podman, &tag)?;
         progress::step("compress the node image", || save(podman, &tag, &file))?;
         cache::remove_folder(&work)?;
-        remove_other_images(cache, podman, &file, &tag)?;
+        remove_old_images(cache, podman)?;
     } else {
         progress::step("load the node image", || load(podman, &file))?;
     }
@@ -95,23 +94,37 @@ fn load(podman: &Podman, file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Keeps one node image, and nothing of interrupted builds.
-fn remove_other_images(cache: &Cache, podman: &Podman, file: &Path, tag: &str) -> Result<()> {
+/// Clones at different commits take turns; each has a node image of its own.
+const N_KEPT: usize = 3;
+
+/// Keeps the images made last, and nothing of interrupted builds.
+fn remove_old_images(cache: &Cache, podman: &Podman) -> Result<()> {
+    let mut images = Vec::new();
     for entry in fs::read_dir(cache.path("")).context("list the cache")? {
-        let path = entry.context("list the cache")?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with("node-image-") && path != file {
-            fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+        let entry = entry.context("list the cache")?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Some(key) = name.strip_prefix("node-image-").and_then(|rest| rest.strip_suffix(".tar.zst")) {
+            let made = entry.metadata().and_then(|metadata| metadata.modified());
+            images.push((made.with_context(|| format!("look at {name}"))?, key.to_owned()));
         }
         if name.starts_with("build-") {
-            cache::remove_folder(&path)?;
+            cache::remove_folder(&entry.path())?;
         }
     }
-    let list =
-        ["images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", "reference=localhost/quietcore-node"];
-    for other in run(podman.command().args(list))?.lines().filter(|other| *other != tag) {
-        // refused while a cluster of another clone runs from it
-        let _in_use = output(podman.command().args(["rmi", other]))?;
+    images.sort();
+    for (_, key) in images.iter().rev().skip(N_KEPT) {
+        // refused while a cluster runs from it
+        let _in_use = output(podman.command().args(["rmi", &tag_of(key)]))?;
+        let file = file_of(cache, key);
+        fs::remove_file(&file).with_context(|| format!("remove {}", file.display()))?;
     }
     Ok(())
+}
+
+fn tag_of(key: &str) -> String {
+    format!("localhost/quietcore-node:{key}")
+}
+
+fn file_of(cache: &Cache, key: &str) -> PathBuf {
+    cache.path(format!("node-image-{key}.tar.zst"))
 }

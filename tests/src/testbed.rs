@@ -120,10 +120,13 @@ impl Testbed {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let paths: Vec<PathBuf> = sources.iter().map(|source| root.join(source)).collect();
         let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
+        // where programs find the prctl
+        let include = format!("-I{}", root.join("abi/include").display());
         let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("make a temporary folder: {error}"));
         let stem = paths.first().and_then(|path| path.file_stem()).expect("a C program has a source");
         let program = folder.path().join(stem);
-        image::compile_static(&paths, flags, &program).unwrap_or_else(|error| panic!("{error:#}"));
+        image::compile_static(&paths, &[flags, &[include.as_str()]].concat(), &program)
+            .unwrap_or_else(|error| panic!("{error:#}"));
         self.load_image(&Image::of_program(tag, &program));
     }
 

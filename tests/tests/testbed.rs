@@ -208,7 +208,7 @@ fn a_chart_is_installed_and_uninstalled() {
     std::fs::write(templates.join("map.yaml"), template).unwrap();
     let path = chart.path().to_str().unwrap();
 
-    let release = testbed.helm_install("little", "little", path, &["word=hello"]);
+    let mut release = testbed.helm_install("little", "little", path, &["word=hello"]);
     let maps =
         || testbed.get_list("configmaps", &["-n", "little", "--field-selector", "metadata.name=little"]);
     assert_eq!(maps()[0]["data"]["word"], "hello");

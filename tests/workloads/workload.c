@@ -69,6 +69,8 @@ static void spin(unsigned long long n_cycles)
 }
 
 #define SECOND 2500000000ULL
+/* Long enough for the agent to have seen that this program is armed, and what it is made of. */
+#define A_WHILE (SECOND / 5)
 
 static int told(void)
 {
@@ -82,6 +84,7 @@ static int break_syscall(void)
 	handle(SIGUSR1);
 	say("arming");
 	arm(0, 0, 0);
+	spin(A_WHILE);
 	syscall(SYS_getppid);
 	return told();
 }
@@ -93,6 +96,7 @@ static int break_exception(void)
 	handle(SIGUSR2);
 	say("arming");
 	arm(0, 0, 0);
+	spin(A_WHILE);
 	page[0] = 1;
 	return told();
 }
@@ -208,6 +212,21 @@ static int __attribute__((noreturn)) violate_each_second(void)
 	}
 }
 
+/* Breaks its promise when the test is ready for it, and stays. */
+static int __attribute__((noreturn)) break_later(void)
+{
+	handle(SIGUSR1);
+	say("waiting");
+	sleep(25);
+	arm(0, 0, 0);
+	spin(A_WHILE);
+	syscall(SYS_getppid);
+	told();
+	fflush(stdout);
+	for (;;)
+		pause();
+}
+
 static int environment(char **envp)
 {
 	cpu_set_t set;
@@ -238,11 +257,14 @@ int main(int argc, char **argv, char **envp)
 	    {"after-exec", after_exec},
 	    {"spin", spin_armed},
 	    {"each-second", violate_each_second},
+	    {"later", break_later},
 	};
 
 	for (unsigned i = 0; i < sizeof(days) / sizeof(*days); i++)
 		if (!strcmp(what, days[i].name))
 			return days[i].run();
+	if (!strcmp(what, "nothing"))
+		return 0;
 	if (!strcmp(what, "exec"))
 		return exec_armed(argv[0]);
 	if (!strcmp(what, "environment"))

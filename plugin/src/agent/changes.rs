@@ -21,7 +21,10 @@ impl OnChange for TellOwners {
             Change::Deleted => "was deleted",
         };
         for (_, info) in self.containers.running() {
-            let its_own = info.policy.as_ref().is_some_and(|policy| policy.namespace == namespace && policy.name == name);
+            let its_own = info
+                .policy
+                .as_ref()
+                .is_some_and(|policy| policy.namespace == namespace && policy.name == name);
             if its_own {
                 let note = format!(
                     "DataplanePolicy {name} {what}; container {} keeps what it started with until it is restarted",

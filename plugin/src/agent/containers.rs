@@ -19,6 +19,9 @@ pub type Key = (Slot, u32);
 struct Known {
     by_key: HashMap<Key, Arc<ContainerInfo>>,
     gone: VecDeque<Key>,
+    /// Gone since the last look, and since the one before.
+    newly_gone: Vec<Arc<ContainerInfo>>,
+    settling: Vec<Arc<ContainerInfo>>,
 }
 
 #[derive(Debug, Default)]
@@ -33,6 +36,8 @@ impl Containers {
 
     pub fn gone(&self, key: Key) {
         let mut known = self.lock();
+        let info = known.by_key.get(&key).cloned();
+        known.newly_gone.extend(info);
         known.gone.push_back(key);
         if KEPT_GONE < known.gone.len()
             && let Some(oldest) = known.gone.pop_front()
@@ -43,6 +48,13 @@ impl Containers {
 
     pub fn find(&self, key: Key) -> Option<Arc<ContainerInfo>> {
         self.lock().by_key.get(&key).cloned()
+    }
+
+    /// Those that were gone at the last look already: whatever they left in the ring was read in between.
+    pub fn settled(&self) -> Vec<Arc<ContainerInfo>> {
+        let mut known = self.lock();
+        let newly_gone = std::mem::take(&mut known.newly_gone);
+        std::mem::replace(&mut known.settling, newly_gone)
     }
 
     pub fn running(&self) -> Vec<(Key, Arc<ContainerInfo>)> {
@@ -65,5 +77,58 @@ pub fn info(grant: &Grant) -> ContainerInfo {
         container: grant.holder.container.as_str().into(),
         container_id: grant.claim.container_id.as_str().into(),
         policy: grant.policy_ref().cloned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cores::ledger::{Claim, Holder},
+        policy::accept::node_default,
+    };
+
+    fn grant(id: &str) -> Grant {
+        let holder =
+            Holder { namespace: "ns".into(), pod: "p".into(), pod_uid: "u".into(), container: "c".into() };
+        let slot = Slot::new(1).unwrap();
+        let claim =
+            Claim { container_id: id.into(), slot, plan: String::new(), policy: node_default(), pid: None };
+        Grant { holder, cpus: "1".parse().unwrap(), claim }
+    }
+
+    #[test]
+    fn a_container_that_is_gone_is_still_known_to_its_last_records() {
+        let containers = Containers::default();
+        let key = (Slot::new(1).unwrap(), 1);
+        containers.started(key, &grant("a"));
+        containers.gone(key);
+        assert!(containers.running().is_empty());
+        assert_eq!(containers.find(key).unwrap().container_id.as_ref(), "a");
+        assert!(containers.settled().is_empty());
+        assert_eq!(containers.settled().len(), 1);
+        assert!(containers.settled().is_empty());
+    }
+
+    #[test]
+    fn the_next_holder_of_a_slot_is_another() {
+        let containers = Containers::default();
+        let slot = Slot::new(1).unwrap();
+        containers.started((slot, 1), &grant("a"));
+        containers.gone((slot, 1));
+        containers.started((slot, 2), &grant("b"));
+        assert_eq!(containers.find((slot, 1)).unwrap().container_id.as_ref(), "a");
+        assert_eq!(containers.running().len(), 1);
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let containers = Containers::default();
+        let slot = Slot::new(1).unwrap();
+        for generation in 0..2000 {
+            containers.started((slot, generation), &grant("a"));
+            containers.gone((slot, generation));
+        }
+        assert_eq!(containers.lock().by_key.len(), KEPT_GONE);
     }
 }

@@ -3,14 +3,16 @@
 
 use std::{collections::HashSet, fs, path::PathBuf, sync::Arc};
 
-use quietcore_proto::nri::{Container, ContainerAdjustment, ContainerUpdate, LinuxResources, PodSandbox};
+use quietcore_proto::nri::{
+    Container, ContainerAdjustment, ContainerState, ContainerUpdate, LinuxResources, PodSandbox,
+};
 
 use super::containers::Containers;
 use crate::{
     arm::plan::{Provider, SHIM_PATH, shim_plan},
     cores::{
         grants::Grants,
-        ledger::{Grant, Holder},
+        ledger::{Grant, Holder, Stranger},
         token::{self, Token},
         topology::Topology,
     },
@@ -61,9 +63,13 @@ enum GateRefusal {
          the runtime, or keep strict pods off this node"
     )]
     RuntimeTooOld(Runtime),
-    #[error("the container has quietcore's mount but no grant token: delete the pod so that it is admitted anew")]
+    #[error(
+        "the container has quietcore's mount but no grant token: delete the pod so that it is admitted anew"
+    )]
     NoToken,
-    #[error("this strict container was not created through quietcore's agent: delete the pod so that it is made anew")]
+    #[error(
+        "this strict container was not created through quietcore's agent: delete the pod so that it is made anew"
+    )]
     NotClaimed,
     #[error("look at the container's first process {pid}: {why}")]
     Process { pid: u32, why: String },
@@ -102,7 +108,11 @@ impl Gate {
             pod_uid: pod.uid.clone(),
             container: container.name.clone(),
         };
-        self.grants.change(|ledger| ledger.claim(&token, &holder, &container.id, &plan, &policy))?;
+        let claimed =
+            self.grants.change(|ledger| ledger.claim(&token, &holder, &container.id, &plan, &policy))?;
+        if let Some(replaced) = claimed.replaced {
+            self.forget(&replaced);
+        }
         Ok(Some(adjustment))
     }
 
@@ -122,7 +132,8 @@ impl Gate {
         };
         let pid = container.pid;
         let process = |why: String| GateRefusal::Process { pid, why };
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(|error| process(error.to_string()))?;
+        let status =
+            fs::read_to_string(format!("/proc/{pid}/status")).map_err(|error| process(error.to_string()))?;
         let facts = init_facts(&status).map_err(|error| process(error.to_string()))?;
         let Grant { cpus, claim, .. } = &grant;
         verify(container, &claim.plan, cpus, &claim.policy, PROVIDER, &facts)?;
@@ -181,9 +192,10 @@ impl Gate {
             container_id: container.id.as_str().into(),
             policy: None,
         };
-        let note = "this container holds quietcore cores and is not watched: it started while the node's guard was \
+        let note =
+            "this container holds quietcore cores and is not watched: it started while the node's guard was \
                     away; delete the pod so that it is made anew"
-            .to_owned();
+                .to_owned();
         self.reporter.event(Subject::Container(Arc::new(info)), Reason::Unprotected, note);
     }
 }
@@ -195,15 +207,20 @@ impl Handler for Gate {
     }
 
     fn synchronize(&mut self, pods: Vec<PodSandbox>, containers: Vec<Container>) {
-        let live: Vec<String> = containers.iter().map(|container| container.id.clone()).collect();
-        for gone in self.grants.change(|ledger| ledger.reconcile(&live)) {
+        let is_live = |container: &&Container| container.state != ContainerState::ContainerStopped as i32;
+        let live = || containers.iter().filter(is_live);
+        let strict = live().filter(|container| looks_strict(container));
+        let strict = strict.filter_map(|container| stranger(container, &pods)).collect();
+        let ids: Vec<String> = live().map(|container| container.id.clone()).collect();
+        for gone in self.grants.change(|ledger| ledger.reconcile(&ids, strict)) {
             tracing::info!(step = 3, pod = gone.holder.pod, cpus = %gone.cpus, "ended while the agent was away");
             self.forget(&gone);
         }
-        let claimed: HashSet<_> = self.grants.read(|ledger| ledger.grants().map(|grant| grant.claim.slot).collect());
+        let claimed: HashSet<_> =
+            self.grants.read(|ledger| ledger.grants().map(|grant| grant.claim.slot).collect());
         let stale: Vec<_> = self.guard.slots.live().filter(|slot| !claimed.contains(slot)).collect();
         stale.into_iter().for_each(|slot| self.guard.slots.close(slot));
-        for container in containers.iter().filter(|container| looks_strict(container)) {
+        for container in live().filter(|container| looks_strict(container)) {
             let grant = self.grants.read(|ledger| ledger.grant(&container.id));
             // Created, and not started yet: the gate is still before it.
             let waiting = grant.as_ref().is_some_and(|grant| grant.claim.pid.is_none());
@@ -215,11 +232,19 @@ impl Handler for Gate {
         }
     }
 
-    fn create(&mut self, pod: PodSandbox, container: Container) -> Result<Option<ContainerAdjustment>, Refusal> {
+    fn create(
+        &mut self,
+        pod: PodSandbox,
+        container: Container,
+    ) -> Result<Option<ContainerAdjustment>, Refusal> {
         self.decide_create(&pod, &container).map_err(|refusal| {
             tracing::warn!(step = 4, namespace = pod.namespace, pod = pod.name, container = container.name, %refusal, "not created");
             Refusal::of(&*refusal)
         })
+    }
+
+    fn create_abandoned(&mut self, container: Container) {
+        self.end(&container);
     }
 
     fn start(&mut self, pod: PodSandbox, container: Container) -> Result<(), Refusal> {
@@ -242,6 +267,19 @@ impl Handler for Gate {
     fn remove(&mut self, container: Container) {
         self.end(&container);
     }
+}
+
+/// How the ledger knows it, if it is none of its own.
+fn stranger(container: &Container, pods: &[PodSandbox]) -> Option<Stranger> {
+    let cpus = container.linux.as_ref()?.resources.as_ref()?.cpu.as_ref()?.cpus.parse().ok()?;
+    let pod = pods.iter().find(|pod| pod.id == container.pod_sandbox_id)?;
+    let holder = Holder {
+        namespace: pod.namespace.clone(),
+        pod: pod.name.clone(),
+        pod_uid: pod.uid.clone(),
+        container: container.name.clone(),
+    };
+    Some(Stranger { container_id: container.id.clone(), holder, cpus })
 }
 
 fn has_tripwire(container: &Container) -> bool {

@@ -61,6 +61,8 @@ impl NodeObject {
             tokio::select! {
                 object = objects.next() => match object {
                     Some(Ok(Some(object))) => known = Some(object),
+                    // Deleted by the hook that asked for the release: this agent is about to go as well.
+                    Some(Ok(None)) if self.seen.borrow().released => known = None,
                     Some(Ok(None)) => {
                         written = None;
                         known = self.create(&api).await;
@@ -107,7 +109,8 @@ impl NodeObject {
             "kind": "DataplaneNode",
             "status": status,
         });
-        api.patch_status(&self.node, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch)).await?;
+        api.patch_status(&self.node, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(patch))
+            .await?;
         Ok(())
     }
 
@@ -127,18 +130,25 @@ impl NodeObject {
     fn status(&self, wish: Wish, before: Option<&DataplaneNodeStatus>) -> DataplaneNodeStatus {
         let seen = self.seen.borrow().clone();
         let strict: Vec<String> = self.grants.read(|ledger| {
-            ledger.grants().map(|grant| {
-                let holder = grant.holder;
-                format!("{}/{}/{}", holder.namespace, holder.pod, holder.container)
-            }).collect()
+            ledger
+                .grants()
+                .map(|grant| {
+                    let holder = grant.holder;
+                    format!("{}/{}/{}", holder.namespace, holder.pod, holder.container)
+                })
+                .collect()
         });
         let published = self.published.borrow().clone();
         let ready = match (&published, &seen.runtime) {
             _ if seen.released => Err(("Released", "the node was released".to_owned())),
             (None, _) => Err(("StandBy", self.stand_by.borrow().clone())),
             (_, None) => Err(("NoRuntime", "not connected to the container runtime's NRI socket".to_owned())),
-            (_, Some(runtime)) if !runtime.supports_args() => Err(("RuntimeTooOld", format!("{runtime} cannot start strict pods"))),
-            _ if !*self.registered.borrow() => Err(("NoKubelet", "not registered with the kubelet".to_owned())),
+            (_, Some(runtime)) if !runtime.supports_args() => {
+                Err(("RuntimeTooOld", format!("{runtime} cannot start strict pods")))
+            }
+            _ if !*self.registered.borrow() => {
+                Err(("NoKubelet", "not registered with the kubelet".to_owned()))
+            }
             _ => Ok(()),
         };
         let mut conditions = vec![match ready {

@@ -42,6 +42,7 @@ impl Records {
         let mut every = tokio::time::interval(COUNTS_EVERY);
         loop {
             every.tick().await;
+            self.containers.settled().iter().for_each(|info| self.reporter.container_gone(info));
             let running = self.containers.running();
             lost_before.retain(|key, _| running.iter().any(|(known, _)| known == key));
             for (key, info) in running {
@@ -68,7 +69,11 @@ impl Records {
 fn hand_on(record: &qc_record, own_pid_level: usize, containers: &Containers, reporter: &Reporter) {
     let slot = u8::try_from(record.slot).ok().and_then(Slot::new);
     let Some(info) = slot.and_then(|slot| containers.find((slot, record.generation))) else {
-        tracing::warn!(slot = record.slot, generation = record.generation, "record of a container unknown here");
+        tracing::warn!(
+            slot = record.slot,
+            generation = record.generation,
+            "record of a container unknown here"
+        );
         return;
     };
     let pid = record.pids.get(own_pid_level).and_then(|pid| i32::try_from(*pid).ok());

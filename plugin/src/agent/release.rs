@@ -71,16 +71,23 @@ async fn wait(api: &Api<DataplaneNode>, timeout: Duration) -> Result<(), Release
     let deadline = Instant::now() + timeout;
     loop {
         let nodes = api.list(&ListParams::default()).await?;
-        let answers: Vec<(String, Answer)> = nodes.iter().map(|node| (node.name_any(), answer(node))).collect();
-        let strict: Vec<&str> = answers.iter().filter_map(|(_, answer)| match answer {
-            Answer::StrictPods(pods) => Some(pods.as_str()),
-            _ => None,
-        }).collect();
+        let answers: Vec<(String, Answer)> =
+            nodes.iter().map(|node| (node.name_any(), answer(node))).collect();
+        let strict: Vec<&str> = answers
+            .iter()
+            .filter_map(|(_, answer)| match answer {
+                Answer::StrictPods(pods) => Some(pods.as_str()),
+                _ => None,
+            })
+            .collect();
         if !strict.is_empty() {
             return Err(ReleaseError::StrictPods(strict.join("; ")));
         }
-        let silent: Vec<&str> =
-            answers.iter().filter(|(_, answer)| *answer == Answer::None).map(|(name, _)| name.as_str()).collect();
+        let silent: Vec<&str> = answers
+            .iter()
+            .filter(|(_, answer)| *answer == Answer::None)
+            .map(|(name, _)| name.as_str())
+            .collect();
         if silent.is_empty() {
             return Ok(());
         }

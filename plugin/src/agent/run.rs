@@ -7,6 +7,7 @@ use prometheus_client::registry::Registry;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
+    task::JoinHandle,
 };
 
 use super::{
@@ -22,9 +23,11 @@ use crate::{
     args::AgentArgs,
     cores::{
         device_plugin::{Cores, Published},
-        grants::{Grants, GrantsError},
+        grants::Grants,
         kubelet,
-        machine::Machine,
+        machine::{Machine, Role},
+        set::CpuSet,
+        store::StoreError,
         topology::{Topology, TopologyError},
     },
     guard::load::{Guard, GuardError},
@@ -33,8 +36,7 @@ use crate::{
     policy::{
         dir::{self, DirError},
         store::PolicyStore,
-        syscalls,
-        watch as policy_watch,
+        syscalls, watch as policy_watch,
     },
     report::{Config, Destination, Reporter},
     violation::symbolize::{
@@ -52,7 +54,7 @@ pub enum AgentError {
     #[error(transparent)]
     Guard(#[from] GuardError),
     #[error(transparent)]
-    Grants(#[from] GrantsError),
+    Grants(#[from] StoreError),
     #[error(transparent)]
     Policies(#[from] DirError),
     #[error(transparent)]
@@ -94,7 +96,7 @@ pub async fn run(args: AgentArgs) -> Result<(), AgentError> {
     let shim_on_node = shim_file::install(&state_dir)?;
     let guard = Arc::new(Guard::start(&pin_dir)?);
     tracing::info!(step = 7, adopted = guard.adopted, "guard is attached");
-    let grants = Arc::new(Grants::open(state_dir.join("ledger.json"))?);
+    let grants = Arc::new(Grants::open(state_dir.join("ledger.json"), &isolated_cpus)?);
     let client = match policy_dir {
         None => Some(kube::Client::try_default().await.map_err(Box::new)?),
         Some(_) => None,
@@ -125,39 +127,31 @@ pub async fn run(args: AgentArgs) -> Result<(), AgentError> {
     start_records(&parts, metrics, guard_failed);
     start_nri(&parts, nri_socket, shim_on_node);
     let registered = start_kubelet(&parts, kubelet_dir);
-    let (stand_by, standing_by) = watch::channel("waiting for the machine's claim".to_owned());
-    let mut released = tokio::spawn(std::future::pending());
-    match (client, policy_dir) {
+    let mut released = match (client, policy_dir) {
         (Some(client), _) => {
-            start_policies(&parts, client.clone());
             let file = state_dir.join("claim.json");
-            let machine = Machine { client: client.clone(), namespace, node: parts.node.clone(), file };
-            let (published, cores) = (parts.published.clone(), isolated_cpus);
-            tokio::spawn(async move {
-                machine
-                    .wait_until_ours(|holder| {
-                        stand_by.send_replace(format!("node {holder} publishes the cores of this machine"));
-                    })
-                    .await;
-                published.send_replace(Some(cores));
-            });
-            released = tokio::spawn(node_object(&parts, client, registered, standing_by).keep());
+            let machine = Machine { client, namespace, node: parts.node.clone(), file };
+            start_kubernetes(&parts, machine, isolated_cpus, registered)
         }
-        (None, Some(folder)) => {
-            dir::load(&folder, &parts.policies)?;
+        (None, folder) => {
+            folder.map_or(Ok(()), |folder| dir::load(&folder, &parts.policies))?;
             parts.readiness.set("policies", Ok(()));
             parts.published.send_replace(Some(isolated_cpus));
+            tokio::spawn(std::future::pending())
         }
-        (None, None) => {}
-    }
+    };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
+    let result = tokio::select! {
         Some(error) = guard_failure.recv() => Err(error.into()),
         ended = &mut released => Ok(ended.map_err(io::Error::from)??),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
+    };
+    if let Err(error) = parts.grants.flush().await {
+        tracing::error!(step = 3, %error, "the next agent will not know the last containers");
     }
+    result
 }
 
 fn start_reporter(
@@ -165,7 +159,8 @@ fn start_reporter(
     client: Option<kube::Client>,
     metrics: Arc<Metrics>,
 ) -> io::Result<(Reporter, impl Future<Output = Infallible> + Send + use<>)> {
-    let symbolizer = Symbolizer::new(PathBuf::from("/proc"), Children::new(std::env::current_exe()?, DEADLINE));
+    let symbolizer =
+        Symbolizer::new(PathBuf::from("/proc"), Children::new(std::env::current_exe()?, DEADLINE));
     let config = Config::new(node.to_owned(), syscalls::name);
     let destination = client.map_or(Destination::LogOnly, Destination::Kubernetes);
     Ok(Reporter::new(config, destination, symbolizer, metrics, Box::new(io::stdout())))
@@ -199,10 +194,13 @@ fn start_nri(parts: &Parts, socket: PathBuf, shim_on_node: PathBuf) {
     let readiness = Arc::clone(&parts.readiness);
     tokio::spawn(async move {
         while states.changed().await.is_ok() {
-            readiness.set("nri", match *states.borrow_and_update() {
-                session::State::Serving => Ok(()),
-                session::State::Away => Err("not connected to the container runtime".to_owned()),
-            });
+            readiness.set(
+                "nri",
+                match &*states.borrow_and_update() {
+                    session::State::Serving => Ok(()),
+                    session::State::Away { why } => Err(why.clone()),
+                },
+            );
         }
     });
 }
@@ -220,35 +218,52 @@ fn start_kubelet(parts: &Parts, folder: PathBuf) -> watch::Receiver<bool> {
     tokio::spawn(async move {
         while states.changed().await.is_ok() {
             let registered = *states.borrow_and_update();
-            readiness.set("kubelet", if registered { Ok(()) } else { Err("not registered with the kubelet".to_owned()) });
+            readiness.set(
+                "kubelet",
+                if registered { Ok(()) } else { Err("not registered with the kubelet".to_owned()) },
+            );
         }
     });
     observed
 }
 
-fn start_policies(parts: &Parts, client: kube::Client) {
+/// What needs an API server: the policies, the machine's claim, and the node's own object. The task returned
+/// ends when the node was released and is wanted again.
+fn start_kubernetes(
+    parts: &Parts,
+    machine: Machine,
+    isolated: CpuSet,
+    registered: watch::Receiver<bool>,
+) -> JoinHandle<Result<(), GuardError>> {
     let owners = TellOwners { containers: Arc::clone(&parts.containers), reporter: parts.reporter.clone() };
-    tokio::spawn(policy_watch::follow(client, Arc::clone(&parts.policies), Arc::new(owners)));
+    let policies = Arc::clone(&parts.policies);
+    tokio::spawn(policy_watch::follow(machine.client.clone(), policies, Arc::new(owners)));
     // Decisions come from memory: an API server that is away makes no agent unready.
     parts.readiness.set("policies", Ok(()));
-}
-
-fn node_object(
-    parts: &Parts,
-    client: kube::Client,
-    registered: watch::Receiver<bool>,
-    stand_by: watch::Receiver<String>,
-) -> NodeObject {
-    NodeObject {
-        client,
+    let (stand_by, standing_by) = watch::channel("waiting for the machine's claim".to_owned());
+    let object = NodeObject {
+        client: machine.client.clone(),
         node: parts.node.clone(),
         grants: Arc::clone(&parts.grants),
         guard: Arc::clone(&parts.guard),
         seen: parts.seen.clone(),
         published: parts.published.clone(),
         registered,
-        stand_by,
-    }
+        stand_by: standing_by,
+    };
+    let (published, seen) = (parts.published.clone(), parts.seen.clone());
+    tokio::spawn(machine.keep(move |role| match role {
+        // A node that was released publishes nothing, whoever else leaves the machine.
+        Role::Publish if seen.borrow().released => {}
+        Role::Publish => {
+            published.send_replace(Some(isolated.clone()));
+        }
+        Role::StandBy { holder } => {
+            stand_by.send_replace(format!("node {holder} publishes the cores of this machine"));
+            published.send_replace(None);
+        }
+    }));
+    tokio::spawn(object.keep())
 }
 
 fn hostname() -> String {

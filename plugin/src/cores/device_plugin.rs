@@ -3,20 +3,22 @@
 //! It knows no pods and refuses none: an error from Allocate fails the pod for good, while CreateContainer can
 //! say no and be asked again.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream::BoxStream};
 use quietcore_proto::deviceplugin::{
-    AllocateRequest, AllocateResponse, ContainerAllocateResponse, Device, DevicePluginOptions, Empty,
-    ListAndWatchResponse, Mount, NumaNode, PreStartContainerRequest, PreStartContainerResponse,
-    PreferredAllocationRequest, PreferredAllocationResponse, TopologyInfo,
-    device_plugin_server::DevicePlugin,
+    AllocateRequest, AllocateResponse, ContainerAllocateResponse, ContainerPreferredAllocationRequest,
+    ContainerPreferredAllocationResponse, Device, DevicePluginOptions, Empty, ListAndWatchResponse, Mount,
+    NumaNode, PreStartContainerRequest, PreStartContainerResponse, PreferredAllocationRequest,
+    PreferredAllocationResponse, TopologyInfo, device_plugin_server::DevicePlugin,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tonic::{Request, Response, Status};
 
 use super::{
+    device::{self, DeviceError},
     grants::Grants,
+    prefer::{Free, members},
     set::{CpuId, CpuSet},
     token::{self, Token},
     topology::Topology,
@@ -25,8 +27,16 @@ use crate::nri::adjust::TRIPWIRE;
 
 pub const RESOURCE: &str = "quietcore.io/core";
 
+/// The kubelet admits no other pod while it waits for Allocate, and sets itself no limit.
+const SAVED_WITHIN: Duration = Duration::from_secs(5);
+
 /// `None`: this node publishes no cores, because another node of the same machine does, or it was released.
 pub type Published = Option<CpuSet>;
+
+/// Told at the registration and when the kubelet asks. No PreStartContainer: it gets device ids alone, and a
+/// kubelet that just restarted leaves it out.
+pub const OPTIONS: DevicePluginOptions =
+    DevicePluginOptions { pre_start_required: false, get_preferred_allocation_available: true };
 
 #[derive(Debug, Clone)]
 pub struct Cores {
@@ -35,25 +45,16 @@ pub struct Cores {
     pub published: watch::Receiver<Published>,
 }
 
-/// `cpu-5`
-fn device_id(cpu: CpuId) -> String {
-    format!("cpu-{}", cpu.number())
-}
-
-fn cpus_of(ids: &[String]) -> Result<CpuSet, Status> {
-    let unknown = |id: &String| Status::invalid_argument(format!("{id:?} is no device of {RESOURCE}"));
-    let cpu = |id: &String| {
-        let number = id.strip_prefix("cpu-").and_then(|number| number.parse().ok());
-        number.and_then(CpuId::new).ok_or_else(|| unknown(id))
-    };
-    let cpus = ids.iter().map(cpu).collect::<Result<_, Status>>()?;
-    CpuSet::new(cpus).ok_or_else(|| Status::invalid_argument("an allocation without devices"))
+impl From<DeviceError> for Status {
+    fn from(error: DeviceError) -> Status {
+        Status::invalid_argument(error.to_string())
+    }
 }
 
 impl Cores {
     fn devices(&self, published: &Published) -> ListAndWatchResponse {
         let device = |cpu: CpuId| Device {
-            id: device_id(cpu),
+            id: device::id(cpu),
             health: "Healthy".to_owned(),
             topology: self
                 .topology
@@ -63,17 +64,32 @@ impl Cores {
         ListAndWatchResponse { devices: published.iter().flat_map(CpuSet::iter).map(device).collect() }
     }
 
+    fn prefer(
+        &self,
+        request: &ContainerPreferredAllocationRequest,
+    ) -> Result<ContainerPreferredAllocationResponse, Status> {
+        let cpus = |names: &[String]| names.iter().map(|name| device::cpu(name)).collect::<Result<_, _>>();
+        let free = Free {
+            cpus: cpus(&request.available_device_i_ds)?,
+            held: self.grants.read(|ledger| members(ledger.held())),
+            topology: &self.topology,
+        };
+        let n_cpus = usize::try_from(request.allocation_size)
+            .map_err(|_| Status::invalid_argument("an allocation of less than nothing"))?;
+        let chosen = free.choose(cpus(&request.must_include_device_i_ds)?, n_cpus);
+        Ok(ContainerPreferredAllocationResponse { device_i_ds: chosen.into_iter().map(device::id).collect() })
+    }
+
     /// Waits for the disk: the kubelet keeps the answer in its own checkpoint and replays it after any crash.
-    fn allocate_one(&self, ids: &[String]) -> Result<ContainerAllocateResponse, Status> {
-        let cpus = cpus_of(ids)?;
+    /// A disk that does not take it fails no pod: the token serves while this agent lives, and the next one
+    /// refuses what it cannot know.
+    async fn allocate_one(&self, names: &[String]) -> Result<ContainerAllocateResponse, Status> {
+        let cpus = device::cpus(names)?;
         let token =
             Token::random().map_err(|error| Status::internal(format!("make a grant token: {error}")))?;
-        if !self.grants.change_durably(|ledger| ledger.allocate(token.clone(), cpus.clone())) {
-            return Err(Status::unavailable(
-                "the node's ledger of cores cannot be written: see the agent's log",
-            ));
-        }
-        tracing::info!(step = 3, %cpus, ?token, "allocated");
+        let saved = self.grants.allocate(token.clone(), cpus.clone());
+        let saved = matches!(timeout(SAVED_WITHIN, saved).await, Ok(Ok(())));
+        tracing::info!(step = 3, %cpus, ?token, saved, "allocated");
         Ok(ContainerAllocateResponse {
             annotations: HashMap::from([(token::ANNOTATION.to_owned(), token.as_str().to_owned())]),
             mounts: vec![Mount {
@@ -92,7 +108,7 @@ impl DevicePlugin for Cores {
         &self,
         _: Request<Empty>,
     ) -> Result<Response<DevicePluginOptions>, Status> {
-        Ok(Response::new(DevicePluginOptions::default()))
+        Ok(Response::new(OPTIONS))
     }
 
     type ListAndWatchStream = BoxStream<'static, Result<ListAndWatchResponse, Status>>;
@@ -111,18 +127,22 @@ impl DevicePlugin for Cores {
 
     async fn get_preferred_allocation(
         &self,
-        _: Request<PreferredAllocationRequest>,
+        request: Request<PreferredAllocationRequest>,
     ) -> Result<Response<PreferredAllocationResponse>, Status> {
-        Err(Status::unimplemented("no preference: one device is as good as another"))
+        let requests = request.into_inner().container_requests;
+        let container_responses =
+            requests.iter().map(|request| self.prefer(request)).collect::<Result<_, _>>()?;
+        Ok(Response::new(PreferredAllocationResponse { container_responses }))
     }
 
     async fn allocate(
         &self,
         request: Request<AllocateRequest>,
     ) -> Result<Response<AllocateResponse>, Status> {
-        let requests = request.into_inner().container_requests;
-        let answers = requests.iter().map(|request| self.allocate_one(&request.devices_ids));
-        let container_responses = answers.collect::<Result<_, Status>>()?;
+        let mut container_responses = Vec::new();
+        for request in request.into_inner().container_requests {
+            container_responses.push(self.allocate_one(&request.devices_ids).await?);
+        }
         Ok(Response::new(AllocateResponse { container_responses }))
     }
 
@@ -131,19 +151,5 @@ impl DevicePlugin for Cores {
         _: Request<PreStartContainerRequest>,
     ) -> Result<Response<PreStartContainerResponse>, Status> {
         Ok(Response::new(PreStartContainerResponse {}))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn device_ids_name_cpus_and_nothing_else() {
-        let ids = |ids: &[&str]| cpus_of(&ids.iter().map(|&id| id.to_owned()).collect::<Vec<_>>());
-        assert_eq!(ids(&["cpu-3", "cpu-1"]).unwrap().to_string(), "1,3");
-        for bad in [&["cpu-"][..], &["cpu-4096"], &["1"], &[]] {
-            assert!(ids(bad).is_err(), "{bad:?}");
-        }
     }
 }

@@ -1,24 +1,30 @@
-//! Step 3: the ledger in memory and on disk.
+//! Step 3: the ledger in memory, and the thread that writes it down.
 //!
 //! CreateContainer decides from memory and never waits for a disk: a thread writes behind it, in order.
 //! Allocate waits, because the kubelet will replay its answer after a crash of ours.
 
 use std::{
-    fs, io,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError, mpsc},
+    time::Duration,
 };
 
-use super::ledger::Ledger;
-use crate::agent::disk;
+use tokio::sync::oneshot;
 
-#[derive(Debug, thiserror::Error)]
-pub enum GrantsError {
-    #[error("read the ledger {path}")]
-    Read { path: PathBuf, source: io::Error },
-    #[error("keep the damaged ledger aside as {path}")]
-    KeepAside { path: PathBuf, source: io::Error },
-}
+use super::{
+    ledger::{Ledger, Saved},
+    set::CpuSet,
+    store::{self, StoreError},
+    token::Token,
+};
+
+/// The disk may be full for a while: memory must not stay ahead of it for longer than that.
+const WRITE_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// The allocation stands in memory and serves, but a restart of the agent might not know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the node's ledger of cores cannot be written: see the agent's log")]
+pub struct NotSaved;
 
 #[derive(Debug)]
 pub struct Grants {
@@ -29,13 +35,14 @@ pub struct Grants {
 /// What is to be on disk, and who waits for it.
 #[derive(Debug)]
 struct Write {
-    ledger: serde_json::Value,
-    done: Option<mpsc::Sender<bool>>,
+    saved: Saved,
+    done: Option<oneshot::Sender<Result<(), NotSaved>>>,
 }
 
 impl Grants {
-    pub fn open(file: PathBuf) -> Result<Grants, GrantsError> {
-        let ledger = read(&file)?;
+    /// `isolated`: the CPUs that may be granted now, whatever was granted before.
+    pub fn open(file: PathBuf, isolated: &CpuSet) -> Result<Grants, StoreError> {
+        let ledger = store::read(&file, isolated)?;
         let (writer, writes) = mpsc::channel();
         std::thread::spawn(move || write_behind(&file, &writes));
         Ok(Grants { ledger: Mutex::new(ledger), writer })
@@ -45,30 +52,39 @@ impl Grants {
         look(&self.lock())
     }
 
-    /// Saved soon.
+    /// Saved soon, if anything changed: containers without cores cost the disk nothing.
     pub fn change<T>(&self, change: impl FnOnce(&mut Ledger) -> T) -> T {
         let mut ledger = self.lock();
+        let before = ledger.revision();
         let result = change(&mut ledger);
-        self.save(&ledger, None);
+        if ledger.revision() != before {
+            self.save(&ledger, None);
+        }
         result
     }
 
-    /// Saved when it returns true.
-    pub fn change_durably(&self, change: impl FnOnce(&mut Ledger)) -> bool {
-        let (done, saved) = mpsc::channel();
-        let mut ledger = self.lock();
-        change(&mut ledger);
-        self.save(&ledger, Some(done));
-        drop(ledger);
-        saved.recv().unwrap_or(false)
+    /// Saved when it returns `Ok`; in memory in any case.
+    pub async fn allocate(&self, token: Token, cpus: CpuSet) -> Result<(), NotSaved> {
+        let (done, saved) = oneshot::channel();
+        {
+            let mut ledger = self.lock();
+            ledger.allocate(token, cpus);
+            self.save(&ledger, Some(done));
+        }
+        saved.await.unwrap_or(Err(NotSaved))
     }
 
-    fn save(&self, ledger: &Ledger, done: Option<mpsc::Sender<bool>>) {
-        // Under the lock, so that the writer sees states in the order they were made.
-        match serde_json::to_value(ledger) {
-            Ok(ledger) => drop(self.writer.send(Write { ledger, done })),
-            Err(error) => tracing::error!(%error, "the ledger does not serialize"),
-        }
+    /// What changed before is on disk when it returns; for the end of the agent.
+    pub async fn flush(&self) -> Result<(), NotSaved> {
+        let (done, saved) = oneshot::channel();
+        self.save(&self.lock(), Some(done));
+        saved.await.unwrap_or(Err(NotSaved))
+    }
+
+    /// Under the lock, so that the writer sees states in the order they were made.
+    fn save(&self, ledger: &Ledger, done: Option<oneshot::Sender<Result<(), NotSaved>>>) {
+        // The writer ends after its sender only.
+        let _ = self.writer.send(Write { saved: ledger.saved().clone(), done });
     }
 
     fn lock(&self) -> MutexGuard<'_, Ledger> {
@@ -78,64 +94,100 @@ impl Grants {
 }
 
 fn write_behind(file: &Path, writes: &mpsc::Receiver<Write>) {
-    while let Ok(mut write) = writes.recv() {
+    let mut unsaved: Option<Saved> = None;
+    loop {
+        let next = match &unsaved {
+            None => writes.recv().ok(),
+            Some(saved) => match writes.recv_timeout(WRITE_AGAIN_AFTER) {
+                Ok(write) => Some(write),
+                Err(mpsc::RecvTimeoutError::Timeout) => Some(Write { saved: saved.clone(), done: None }),
+                Err(mpsc::RecvTimeoutError::Disconnected) => None,
+            },
+        };
+        let Some(mut write) = next else { return };
         let mut waiting = Vec::from_iter(write.done.take());
         // Only the newest state matters; whoever waits for an older one gets it with this.
         while let Ok(newer) = writes.try_recv() {
             write = newer;
             waiting.extend(write.done.take());
         }
-        let saved = disk::write_json(file, &write.ledger);
-        if let Err(error) = &saved {
-            tracing::error!(%error, path = %file.display(), "the ledger is not saved");
+        let result = store::write(file, &write.saved);
+        match (&result, &unsaved) {
+            (Err(error), None) => {
+                tracing::error!(step = 3, %error, path = %file.display(), "the ledger is not saved; trying again");
+            }
+            (Ok(()), Some(_)) => tracing::info!(step = 3, "the ledger is saved again"),
+            _ => {}
         }
         for done in waiting {
-            let _ = done.send(saved.is_ok());
+            let _ = done.send(result.as_ref().map_or(Err(NotSaved), |()| Ok(())));
         }
-    }
-}
-
-/// A damaged ledger is kept beside the new one. Starting without it is safe: running strict containers are
-/// found by Synchronize and reported, and their tokens are refused until their pods are made anew.
-fn read(file: &Path) -> Result<Ledger, GrantsError> {
-    let bytes = match fs::read(file) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ledger::default()),
-        Err(source) => return Err(GrantsError::Read { path: file.to_owned(), source }),
-    };
-    match serde_json::from_slice(&bytes) {
-        Ok(ledger) => Ok(ledger),
-        Err(error) => {
-            let aside = file.with_extension("damaged");
-            tracing::error!(%error, kept = %aside.display(), "the ledger is damaged; starting with an empty one");
-            fs::rename(file, &aside).map_err(|source| GrantsError::KeepAside { path: aside, source })?;
-            Ok(Ledger::default())
-        }
+        unsaved = result.is_err().then_some(write.saved);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::cores::token::Token;
+    use std::{fs, sync::Arc};
 
-    #[test]
-    fn an_allocation_is_on_disk_when_it_is_answered() {
+    use super::*;
+
+    fn isolated() -> CpuSet {
+        "1-9".parse().unwrap()
+    }
+
+    fn open(folder: &Path) -> Grants {
+        Grants::open(folder.join("state/ledger.json"), &isolated()).unwrap()
+    }
+
+    async fn allocate(grants: &Grants, token: &str) -> Result<(), NotSaved> {
+        grants.allocate(Token::of(token), "1".parse().unwrap()).await
+    }
+
+    fn knows(grants: &Grants, token: &str) -> bool {
+        grants.read(|ledger| ledger.cpus_of(&Token::of(token))).is_ok()
+    }
+
+    #[tokio::test]
+    async fn an_allocation_is_on_disk_when_it_is_answered() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("ledger.json");
-        let grants = Grants::open(file.clone()).unwrap();
-        assert!(grants.change_durably(|ledger| ledger.allocate(Token::of("t"), "1".parse().unwrap())));
-        let again = Grants::open(file).unwrap();
-        assert_eq!(again.read(|ledger| ledger.cpus_of(&Token::of("t"))), Ok("1".parse().unwrap()));
+        let grants = open(folder.path());
+        allocate(&grants, "t").await.unwrap();
+        assert!(knows(&open(folder.path()), "t"));
+    }
+
+    #[tokio::test]
+    async fn the_newest_state_is_on_disk_after_a_flush() {
+        let folder = tempfile::tempdir().unwrap();
+        let grants = Arc::new(open(folder.path()));
+        for n in 0..100 {
+            grants.change(|ledger| ledger.allocate(Token::of(&n.to_string()), "1".parse().unwrap()));
+        }
+        grants.flush().await.unwrap();
+        let again = open(folder.path());
+        assert!((0..100).all(|n| knows(&again, &n.to_string())));
+    }
+
+    #[tokio::test]
+    async fn what_the_disk_refused_is_written_when_it_takes_it_again() {
+        let folder = tempfile::tempdir().unwrap();
+        // A file where the folder should be: no privilege gets around it.
+        let in_the_way = folder.path().join("state");
+        let grants = open(folder.path());
+        fs::write(&in_the_way, b"").unwrap();
+        assert_eq!(allocate(&grants, "t").await, Err(NotSaved));
+        assert!(knows(&grants, "t"), "the pod may run as long as the agent does");
+        fs::remove_file(&in_the_way).unwrap();
+        grants.flush().await.unwrap();
+        assert!(knows(&open(folder.path()), "t"));
     }
 
     #[test]
-    fn a_damaged_ledger_is_kept_aside_and_nothing_is_lost() {
+    fn an_ordinary_container_costs_the_disk_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("ledger.json");
-        fs::write(&file, b"{\"allocations\": {").unwrap();
-        let grants = Grants::open(file.clone()).unwrap();
-        assert_eq!(grants.read(|ledger| ledger.grants().count()), 0);
-        assert_eq!(fs::read(file.with_extension("damaged")).unwrap(), b"{\"allocations\": {");
+        let grants = open(folder.path());
+        grants.change(|ledger| ledger.release("ordinary"));
+        drop(grants);
+        assert!(!folder.path().join("state").exists());
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     policy::effective::{Effective, PolicyRef},
 };
 
-/// Allocations that were never used, of pods deleted before they started, are forgotten beyond this number.
+/// Beyond this number, allocations that nothing runs on are forgotten, the oldest first.
 const MAX_ALLOCATIONS: usize = 1024;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -25,7 +25,14 @@ pub struct Holder {
     pub container: String,
 }
 
-/// A container that was created on its CPUs and is not known to be gone.
+impl Holder {
+    /// The same container of the same pod, maybe another instance of it. A pod made anew has another UID.
+    fn is(&self, other: &Holder) -> bool {
+        self.pod_uid == other.pod_uid && self.container == other.container
+    }
+}
+
+/// A container that was created on its CPUs and is not known to be gone: what a restarted agent needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claim {
     pub container_id: String,
@@ -59,6 +66,23 @@ impl Grant {
     }
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    pub grant: Grant,
+    /// The container's earlier instance, which the runtime has not reported as stopped yet: its late stop
+    /// will find nothing here, so whatever hangs on its slot is to be let go now.
+    pub replaced: Option<Grant>,
+}
+
+/// A strict container that runs here and that no claim is about: the ledger was lost, or the agent died
+/// between an answer and its line on disk. Nobody guards it, but its CPUs are not free.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stranger {
+    pub container_id: String,
+    pub holder: Holder,
+    pub cpus: CpuSet,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LedgerRefusal {
     #[error(
@@ -72,6 +96,11 @@ pub enum LedgerRefusal {
     )]
     OthersToken { namespace: String, pod: String, container: String },
     #[error(
+        "CPUs {cpus} of this pod are no longer among the node's isolated CPUs ({isolated}): delete the pod so \
+         that it is admitted anew"
+    )]
+    NotIsolated { cpus: CpuSet, isolated: CpuSet },
+    #[error(
         "CPUs {cpus} are still held by container {container} of pod {namespace}/{pod}; this one starts by itself when that is gone"
     )]
     Held { cpus: CpuSet, namespace: String, pod: String, container: String },
@@ -79,33 +108,83 @@ pub enum LedgerRefusal {
     NoSlot,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct Ledger {
-    allocations: BTreeMap<Token, Allocation>,
+/// What a ledger on disk may say and a ledger in memory must not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Contradiction {
+    #[error("containers {one} and {other} hold the same CPU or the same slot")]
+    Shared { one: String, other: String },
+    #[error("container {0} holds CPUs in the name of no pod")]
+    Nobody(String),
+}
+
+/// The part of the ledger that outlives the agent.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
     next_number: u64,
+    allocations: BTreeMap<Token, Allocation>,
+}
+
+#[derive(Debug)]
+pub struct Ledger {
+    /// Of this run of the agent: the flag may differ from that of the run that made an allocation.
+    isolated: CpuSet,
+    saved: Saved,
+    strangers: Vec<Stranger>,
+    /// Grows with each change of `saved`: tells whether there is anything to write.
+    revision: u64,
 }
 
 impl Ledger {
+    pub fn empty(isolated: CpuSet) -> Ledger {
+        Ledger { isolated, saved: Saved::default(), strangers: Vec::new(), revision: 0 }
+    }
+
+    pub fn restore(isolated: CpuSet, saved: Saved) -> Result<Ledger, Contradiction> {
+        let ledger = Ledger { saved, ..Ledger::empty(isolated) };
+        let allocations = ledger.saved.allocations.values();
+        let mut nameless = allocations.filter(|allocation| allocation.holder.is_none());
+        if let Some(claim) = nameless.find_map(|allocation| allocation.claim.as_ref()) {
+            return Err(Contradiction::Nobody(claim.container_id.clone()));
+        }
+        let grants: Vec<Grant> = ledger.grants().collect();
+        for (idx, one) in grants.iter().enumerate() {
+            let rest = &grants[idx + 1..];
+            let shares =
+                |other: &&Grant| other.cpus.overlaps(&one.cpus) || other.claim.slot == one.claim.slot;
+            if let Some(other) = rest.iter().find(shares) {
+                let [one, other] = [one, other].map(|grant| grant.claim.container_id.clone());
+                return Err(Contradiction::Shared { one, other });
+            }
+        }
+        Ok(ledger)
+    }
+
+    pub fn saved(&self) -> &Saved {
+        &self.saved
+    }
+
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
     pub fn allocate(&mut self, token: Token, cpus: CpuSet) {
-        let number = self.next_number;
-        self.next_number += 1;
-        self.allocations.insert(token, Allocation { cpus, number, holder: None, claim: None });
-        while MAX_ALLOCATIONS < self.allocations.len() {
-            let unused = self.allocations.iter().filter(|(_, allocation)| allocation.claim.is_none());
-            let Some(oldest) =
-                unused.min_by_key(|(_, allocation)| allocation.number).map(|(token, _)| token.clone())
-            else {
-                return;
-            };
-            self.allocations.remove(&oldest);
+        self.revision += 1;
+        let number = self.saved.next_number;
+        self.saved.next_number += 1;
+        self.saved.allocations.insert(token, Allocation { cpus, number, holder: None, claim: None });
+        while MAX_ALLOCATIONS < self.saved.allocations.len() {
+            let unused = self.saved.allocations.iter().filter(|(_, allocation)| allocation.claim.is_none());
+            // A pod that was seen may only wait for its restart; one that never came is likely gone.
+            let oldest =
+                unused.min_by_key(|(_, allocation)| (allocation.holder.is_some(), allocation.number));
+            let Some(oldest) = oldest.map(|(token, _)| token.clone()) else { return };
+            self.saved.allocations.remove(&oldest);
         }
     }
 
     pub fn cpus_of(&self, token: &Token) -> Result<CpuSet, LedgerRefusal> {
-        self.allocations
-            .get(token)
-            .map(|allocation| allocation.cpus.clone())
-            .ok_or(LedgerRefusal::UnknownToken)
+        let allocation = self.saved.allocations.get(token).ok_or(LedgerRefusal::UnknownToken)?;
+        Ok(allocation.cpus.clone())
     }
 
     /// Binds the token at its first use and marks its CPUs as taken by this container.
@@ -116,30 +195,24 @@ impl Ledger {
         container_id: &str,
         plan: &str,
         policy: &Effective,
-    ) -> Result<Grant, LedgerRefusal> {
-        let cpus = self.cpus_of(token)?;
-        if let Some(other) = self.allocations.get(token).and_then(|allocation| allocation.holder.as_ref())
-            && (other.pod_uid != holder.pod_uid || other.container != holder.container)
+    ) -> Result<Claimed, LedgerRefusal> {
+        let allocation = self.saved.allocations.get(token).ok_or(LedgerRefusal::UnknownToken)?;
+        if let Some(Holder { namespace, pod, container, .. }) =
+            allocation.holder.clone().filter(|bound| !bound.is(holder))
         {
-            let Holder { namespace, pod, container, .. } = other.clone();
             return Err(LedgerRefusal::OthersToken { namespace, pod, container });
         }
-        let others =
-            self.allocations.iter().filter(|(other, _)| *other != token).map(|(_, allocation)| allocation);
-        let mut overlapping = others.filter(|allocation| allocation.cpus.overlaps(&cpus));
-        if let Some(other) = overlapping.find(|allocation| allocation.claim.is_some()) {
-            let Holder { namespace, pod, container, .. } =
-                other.holder.clone().unwrap_or_else(|| holder.clone());
+        let cpus = allocation.cpus.clone();
+        if cpus.without(&self.isolated).is_some() {
+            return Err(LedgerRefusal::NotIsolated { cpus, isolated: self.isolated.clone() });
+        }
+        if let Some(Holder { namespace, pod, container, .. }) = self.in_the_way(holder, &cpus) {
             return Err(LedgerRefusal::Held { cpus, namespace, pod, container });
         }
-        let slot = self.slot_for(token)?;
-        // The kubelet gave these CPUs away again, so pods that held them before are gone.
-        self.allocations.retain(|other, allocation| {
-            let of_another_pod =
-                allocation.holder.as_ref().is_some_and(|other| other.pod_uid != holder.pod_uid);
-            other == token || !of_another_pod || !allocation.cpus.overlaps(&cpus)
-        });
-        let allocation = self.allocations.get_mut(token).ok_or(LedgerRefusal::UnknownToken)?;
+        // The kubelet makes a new instance of a container only when the earlier one is dead, so the slot goes
+        // from one to the other.
+        let replaced = self.grants().find(|earlier| earlier.holder.is(holder));
+        let slot = replaced.as_ref().map_or_else(|| self.free_slot(), |earlier| Ok(earlier.claim.slot))?;
         let claim = Claim {
             container_id: container_id.to_owned(),
             slot,
@@ -147,38 +220,57 @@ impl Ledger {
             policy: policy.clone(),
             pid: None,
         };
-        allocation.holder = Some(holder.clone());
-        allocation.claim = Some(claim.clone());
-        Ok(Grant { holder: holder.clone(), cpus, claim })
+        let number = allocation.number;
+        if let Some(earlier) = &replaced {
+            self.release(&earlier.claim.container_id);
+        }
+        self.forget_superseded(number, holder, &cpus);
+        let (cpus_, holder_, claim_) = (cpus.clone(), Some(holder.clone()), Some(claim.clone()));
+        let allocation = Allocation { cpus: cpus_, number, holder: holder_, claim: claim_ };
+        self.saved.allocations.insert(token.clone(), allocation);
+        self.revision += 1;
+        Ok(Claimed { grant: Grant { holder: holder.clone(), cpus, claim }, replaced })
     }
 
-    /// A restarted container's old instance may not have been reported as stopped yet: it keeps its slot.
-    fn slot_for(&self, token: &Token) -> Result<Slot, LedgerRefusal> {
-        let claims = || {
-            self.allocations
-                .iter()
-                .filter_map(|(token, allocation)| Some((token, allocation.claim.as_ref()?)))
-        };
-        if let Some((_, own)) = claims().find(|(other, _)| *other == token) {
-            return Ok(own.slot);
-        }
-        let taken = |slot: &Slot| claims().any(|(_, claim)| claim.slot == *slot);
+    /// Who else still runs on one of these CPUs.
+    fn in_the_way(&self, holder: &Holder, cpus: &CpuSet) -> Option<Holder> {
+        let claimed = self.grants().map(|grant| (grant.holder, grant.cpus));
+        let strangers =
+            self.strangers.iter().map(|stranger| (stranger.holder.clone(), stranger.cpus.clone()));
+        let mut others = claimed.chain(strangers).filter(|(other, _)| !other.is(holder));
+        others.find(|(_, taken)| taken.overlaps(cpus)).map(|(other, _)| other)
+    }
+
+    /// The kubelet gave these CPUs away again, so older allocations of them are of pods that are gone. Only a
+    /// container of the same pod may have had them first (init, then app), and may come back.
+    fn forget_superseded(&mut self, number: u64, holder: &Holder, cpus: &CpuSet) {
+        self.saved.allocations.retain(|_, allocation| {
+            let of_this_pod = allocation.holder.as_ref().is_some_and(|own| own.pod_uid == holder.pod_uid);
+            number <= allocation.number || of_this_pod || !allocation.cpus.overlaps(cpus)
+        });
+    }
+
+    fn free_slot(&self) -> Result<Slot, LedgerRefusal> {
+        let taken = |slot: &Slot| self.grants().any(|grant| grant.claim.slot == *slot);
         Slot::all().find(|slot| !taken(slot)).ok_or(LedgerRefusal::NoSlot)
     }
 
     pub fn started(&mut self, container_id: &str, pid: i32) {
-        let claims = self.allocations.values_mut().filter_map(|allocation| allocation.claim.as_mut());
+        let claims = self.saved.allocations.values_mut().filter_map(|allocation| allocation.claim.as_mut());
         for claim in claims.filter(|claim| claim.container_id == container_id) {
             claim.pid = Some(pid);
+            self.revision += 1;
         }
     }
 
     /// Tolerates a container that is long gone, or was replaced: the runtime reports stops late and twice.
     pub fn release(&mut self, container_id: &str) -> Option<Grant> {
+        self.strangers.retain(|stranger| stranger.container_id != container_id);
         let grant = self.grant(container_id)?;
-        for allocation in self.allocations.values_mut() {
+        for allocation in self.saved.allocations.values_mut() {
             allocation.claim.take_if(|claim| claim.container_id == container_id);
         }
+        self.revision += 1;
         Some(grant)
     }
 
@@ -187,23 +279,30 @@ impl Ledger {
     }
 
     pub fn grants(&self) -> impl Iterator<Item = Grant> + '_ {
-        self.allocations.values().filter_map(|allocation| {
+        self.saved.allocations.values().filter_map(|allocation| {
             let (holder, claim) = (allocation.holder.clone()?, allocation.claim.clone()?);
             Some(Grant { holder, cpus: allocation.cpus.clone(), claim })
         })
     }
 
-    /// After a (re)connect: what the runtime does not have any more is released, and returned.
-    pub fn reconcile(&mut self, live_container_ids: &[String]) -> Vec<Grant> {
-        let gone: Vec<String> = self
-            .grants()
-            .map(|grant| grant.claim.container_id)
-            .filter(|id| !live_container_ids.contains(id))
-            .collect();
-        gone.iter().filter_map(|id| self.release(id)).collect()
+    /// CPUs on which a strict container is not known to be gone, in no order and maybe twice.
+    pub fn held(&self) -> impl Iterator<Item = &CpuSet> + '_ {
+        let allocations = self.saved.allocations.values().filter(|allocation| allocation.claim.is_some());
+        let strangers = self.strangers.iter().map(|stranger| &stranger.cpus);
+        allocations.map(|allocation| &allocation.cpus).chain(strangers)
+    }
+
+    /// After a (re)connect: what the runtime does not have any more is released, and returned. `strict` are
+    /// those of the live containers that hold cores by their looks; the ones nobody claimed keep theirs.
+    pub fn reconcile(&mut self, live_container_ids: &[String], strict: Vec<Stranger>) -> Vec<Grant> {
+        let ids: Vec<String> = self.grants().map(|grant| grant.claim.container_id).collect();
+        let gone = ids.iter().filter(|id| !live_container_ids.contains(id));
+        let released = gone.filter_map(|id| self.release(id)).collect();
+        self.strangers = strict;
+        self.strangers.retain(|stranger| !ids.contains(&stranger.container_id));
+        released
     }
 }
 
 #[cfg(test)]
-#[path = "ledger_tests.rs"]
 mod tests;

@@ -6,7 +6,10 @@
 pub mod set;
 pub mod token;
 pub mod topology;
+pub mod device;
+pub mod prefer;
 pub mod ledger;
+pub mod store;
 pub mod grants;
 pub mod device_plugin;
 pub mod kubelet;

@@ -51,6 +51,12 @@ impl CpuSet {
     }
 }
 
+impl From<CpuId> for CpuSet {
+    fn from(cpu: CpuId) -> CpuSet {
+        CpuSet(BTreeSet::from([cpu]))
+    }
+}
+
 impl fmt::Display for CpuSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut cpus = self.0.iter().map(|cpu| cpu.0).peekable();

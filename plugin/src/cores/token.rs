@@ -39,3 +39,25 @@ impl fmt::Debug for Token {
         write!(f, "Token({}...)", self.0.get(..6).unwrap_or_default())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_128_random_bits() {
+        let [one, other] = [Token::random().unwrap(), Token::random().unwrap()];
+        assert_eq!(
+            (one.as_str().len(), one.as_str().bytes().all(|byte| byte.is_ascii_hexdigit())),
+            (32, true)
+        );
+        assert_ne!(one, other);
+    }
+
+    #[test]
+    fn a_log_shows_too_little_of_it_to_use() {
+        assert_eq!(format!("{:?}", Token::of("0123456789abcdef0123456789abcdef")), "Token(012345...)");
+        // A pod may write anything into the annotation.
+        assert_eq!(format!("{:?}", Token::of("h\u{e4}\u{e4}\u{e4}\u{e4}")), "Token(...)");
+    }
+}

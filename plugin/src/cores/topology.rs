@@ -1,4 +1,6 @@
 //! Step 3: what sysfs says of the machine's CPUs. Facts, and the check of `--isolated-cpus` against them.
+//!
+//! Read once at start: CPUs that come or go later need a restart of the agent.
 
 use std::{
     fs, io,
@@ -24,9 +26,15 @@ pub struct Topology {
     pub online: CpuSet,
     /// NUMA nodes with their CPUs; empty where the kernel has no NUMA.
     nodes: Vec<(u32, CpuSet)>,
+    /// Physical cores, each with its hardware threads that are online.
+    cores: Vec<CpuSet>,
 }
 
 impl Topology {
+    pub fn new(online: CpuSet, nodes: Vec<(u32, CpuSet)>, cores: Vec<CpuSet>) -> Topology {
+        Topology { online, nodes, cores }
+    }
+
     /// `sys` is /sys, or a tree like it.
     pub fn read(sys: &Path) -> Result<Topology, TopologyError> {
         let online = read_list(&sys.join("devices/system/cpu/online"))?;
@@ -40,7 +48,17 @@ impl Topology {
             }
         }
         nodes.sort_by_key(|(number, _)| *number);
-        Ok(Topology { online, nodes })
+        let cpus = sys.join("devices/system/cpu");
+        let mut cores = Vec::new();
+        for cpu in online.iter() {
+            let siblings =
+                read_list(&cpus.join(format!("cpu{}/topology/thread_siblings_list", cpu.number())))?;
+            // Each core once, by its first thread.
+            if siblings.iter().next() == Some(cpu) {
+                cores.push(siblings);
+            }
+        }
+        Ok(Topology { online, nodes, cores })
     }
 
     pub fn can_isolate(&self, isolated: &CpuSet) -> Result<(), TopologyError> {
@@ -56,6 +74,12 @@ impl Topology {
 
     pub fn node_of(&self, cpu: CpuId) -> Option<u32> {
         self.nodes.iter().find(|(_, cpus)| cpus.contains(cpu)).map(|(number, _)| *number)
+    }
+
+    /// The hardware threads of its physical core, itself among them.
+    pub fn siblings_of(&self, cpu: CpuId) -> CpuSet {
+        let core = self.cores.iter().find(|core| core.contains(cpu));
+        core.cloned().unwrap_or_else(|| CpuSet::from(cpu))
     }
 
     /// cpuset.mems for these CPUs, as a list; `None` where the kernel has no NUMA.
@@ -87,14 +111,50 @@ mod tests {
         sys
     }
 
+    const SIBLINGS: [(&str, &str); 4] = [
+        ("cpu/cpu0/topology/thread_siblings_list", "0,2\n"),
+        ("cpu/cpu1/topology/thread_siblings_list", "1\n"),
+        ("cpu/cpu2/topology/thread_siblings_list", "0,2\n"),
+        ("cpu/cpu3/topology/thread_siblings_list", "3\n"),
+    ];
+
+    fn machine(more: &[(&str, &str)]) -> Result<Topology, String> {
+        let files = [&SIBLINGS[..], more].concat();
+        Topology::read(tree(&files).path()).map_err(|error| error.to_string())
+    }
+
     fn two_nodes() -> Topology {
-        let files = [
+        machine(&[
             ("cpu/online", "0-3\n"),
             ("node/node0/cpulist", "0-1\n"),
             ("node/node1/cpulist", "2-3\n"),
             ("node/node2/cpulist", "\n"),
-        ];
-        Topology::read(tree(&files).path()).unwrap()
+        ])
+        .unwrap()
+    }
+
+    fn cpu(number: u32) -> CpuId {
+        CpuId::new(number).unwrap()
+    }
+
+    #[test]
+    fn each_cpu_has_its_node_and_its_siblings() {
+        let machine = two_nodes();
+        assert_eq!([1, 2, 9].map(|number| machine.node_of(cpu(number))), [Some(0), Some(1), None]);
+        let siblings = [0, 1, 2, 9].map(|number| machine.siblings_of(cpu(number)).to_string());
+        assert_eq!(siblings, ["0,2", "1", "0,2", "9"]);
+    }
+
+    #[test]
+    fn a_sysfs_that_does_not_tell_is_an_error_that_names_the_file() {
+        let check = |online: &str, part: &str| {
+            let error = machine(&[("cpu/online", online)]).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        };
+        check("0-x\n", "cpu/online: \"0-x\\n\" is not a CPU list");
+        check("0-4\n", "cpu4/topology/thread_siblings_list");
+        let nothing = tempfile::tempdir().unwrap();
+        assert!(Topology::read(nothing.path()).unwrap_err().to_string().contains("cpu/online"));
     }
 
     #[test]
@@ -104,7 +164,7 @@ mod tests {
             (mems("1"), mems("1,2"), mems("3")),
             (Some("0".into()), Some("0,1".into()), Some("1".into()))
         );
-        let bare = Topology::read(tree(&[("cpu/online", "0-1\n")]).path()).unwrap();
+        let bare = machine(&[("cpu/online", "0-1\n")]).unwrap();
         assert_eq!(bare.mems_of(&"1".parse().unwrap()), None);
     }
 

@@ -16,11 +16,19 @@ use quietcore_proto::{
 
 use super::{
     handler::{Handler, Refusal},
-    ttrpc::{FAILED_PRECONDITION, INVALID_ARGUMENT, UNIMPLEMENTED},
+    ttrpc::{FAILED_PRECONDITION, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNIMPLEMENTED},
     version::Runtime,
 };
 
+/// The payload of a response, or the status that fails the operation in the runtime and leaves the connection
+/// up. Never a code that stands for a broken plugin: of those the runtime takes no answer for a yes
+/// (containerd/nri pkg/adaptation/plugin.go, `isFatalError`).
+pub type Answer = Result<Vec<u8>, Status>;
+
 const SERVICE: &str = "nri.pkg.api.v1alpha1.Plugin";
+
+/// A container takes a few kilobytes and a node has some hundred of them.
+const MAX_SYNCHRONIZE: usize = 64 << 20;
 
 /// An unknown bit fails the registration ("invalid plugin events"); these are known to every NRI since 0.2.
 const EVENTS: [Event; 5] = [
@@ -41,27 +49,39 @@ pub struct Dispatcher<H> {
     /// Chunks of a Synchronize that is split because it is longer than one message (NRI 0.7 and newer).
     pods: Vec<PodSandbox>,
     containers: Vec<Container>,
+    n_bytes: usize,
 }
 
 impl<H: Handler> Dispatcher<H> {
     pub fn new(handler: H) -> Dispatcher<H> {
-        Dispatcher { handler, pods: Vec::new(), containers: Vec::new() }
+        Dispatcher { handler, pods: Vec::new(), containers: Vec::new(), n_bytes: 0 }
     }
 
     /// A new connection begins from nothing, also when the last one ended amid a Synchronize.
-    pub fn connected(&mut self) {
+    pub fn disconnected(&mut self) {
         self.pods.clear();
         self.containers.clear();
+        self.n_bytes = 0;
     }
 
-    pub fn call(&mut self, request: &Request) -> Result<Vec<u8>, Status> {
+    /// The handler said yes to `request`, and the runtime had been told no by then.
+    pub fn abandoned(&mut self, request: &Request) {
+        if request.method == "CreateContainer"
+            && let Ok(CreateContainerRequest { container: Some(container), .. }) =
+                CreateContainerRequest::decode(request.payload.as_slice())
+        {
+            self.handler.create_abandoned(container);
+        }
+    }
+
+    pub fn call(&mut self, request: &Request) -> Answer {
         if request.service != SERVICE {
             return Err(unimplemented(request));
         }
         let bytes = request.payload.as_slice();
         match request.method.as_str() {
             "Configure" => self.configure(&decode(bytes)?),
-            "Synchronize" => Ok(self.synchronize(decode(bytes)?)),
+            "Synchronize" => self.synchronize(decode(bytes)?, bytes.len()),
             "CreateContainer" => self.create(decode(bytes)?),
             "StartContainer" => {
                 let StartContainerRequest { pod, container } = decode(bytes)?;
@@ -71,12 +91,12 @@ impl<H: Handler> Dispatcher<H> {
             "UpdateContainer" => self.update(decode(bytes)?),
             "StopContainer" => {
                 let StopContainerRequest { container, .. } = decode(bytes)?;
-                self.handler.stop(container.unwrap_or_default());
+                self.handler.stop(given(container)?);
                 Ok(StopContainerResponse::default().encode_to_vec())
             }
             "RemoveContainer" => {
                 let RemoveContainerRequest { container, .. } = decode(bytes)?;
-                self.handler.remove(container.unwrap_or_default());
+                self.handler.remove(given(container)?);
                 Ok(RemoveContainerResponse {}.encode_to_vec())
             }
             "StateChange" => self.state_change(decode(bytes)?),
@@ -85,50 +105,77 @@ impl<H: Handler> Dispatcher<H> {
         }
     }
 
-    fn configure(&mut self, request: &ConfigureRequest) -> Result<Vec<u8>, Status> {
+    fn configure(&mut self, request: &ConfigureRequest) -> Answer {
         let ConfigureRequest { runtime_name, runtime_version, nri_version, .. } = request;
         self.handler.configured(Runtime::new(runtime_name, runtime_version, nri_version));
         Ok(ConfigureResponse { events: event_mask() }.encode_to_vec())
     }
 
-    /// Every chunk but the last is answered by an echo of `more` and nothing else.
-    fn synchronize(&mut self, request: SynchronizeRequest) -> Vec<u8> {
+    /// Every chunk but the last is answered by an echo of `more` and nothing else: any other answer and the
+    /// runtime drops the plugin as one that cannot be synchronized in parts.
+    fn synchronize(&mut self, request: SynchronizeRequest, n_bytes: usize) -> Answer {
+        self.n_bytes += n_bytes;
+        if MAX_SYNCHRONIZE < self.n_bytes {
+            self.disconnected();
+            let message = format!("quietcore takes a Synchronize of at most {MAX_SYNCHRONIZE} bytes");
+            return Err(Status { code: RESOURCE_EXHAUSTED, message });
+        }
         self.pods.extend(request.pods);
         self.containers.extend(request.containers);
         if !request.more {
+            self.n_bytes = 0;
             let containers = std::mem::take(&mut self.containers);
             self.handler.synchronize(std::mem::take(&mut self.pods), containers);
         }
-        SynchronizeResponse { update: Vec::new(), more: request.more }.encode_to_vec()
+        Ok(SynchronizeResponse { update: Vec::new(), more: request.more }.encode_to_vec())
     }
 
-    fn create(&mut self, request: CreateContainerRequest) -> Result<Vec<u8>, Status> {
+    fn create(&mut self, request: CreateContainerRequest) -> Answer {
         let CreateContainerRequest { pod, container } = request;
-        let adjust =
-            self.handler.create(pod.unwrap_or_default(), container.unwrap_or_default()).map_err(refused)?;
+        let adjust = self.handler.create(given(pod)?, given(container)?).map_err(refused)?;
         Ok(CreateContainerResponse { adjust, ..CreateContainerResponse::default() }.encode_to_vec())
     }
 
     fn start(&mut self, pod: Option<PodSandbox>, container: Option<Container>) -> Result<(), Status> {
-        self.handler.start(pod.unwrap_or_default(), container.unwrap_or_default()).map_err(refused)
+        self.handler.start(given(pod)?, given(container)?).map_err(refused)
     }
 
-    fn update(&mut self, request: UpdateContainerRequest) -> Result<Vec<u8>, Status> {
+    fn update(&mut self, request: UpdateContainerRequest) -> Answer {
         let UpdateContainerRequest { container, linux_resources, .. } = request;
-        let update = self.handler.update(container.unwrap_or_default(), linux_resources.unwrap_or_default());
+        let update = self.handler.update(given(container)?, linux_resources.unwrap_or_default());
         let update = update.into_iter().collect();
         Ok(UpdateContainerResponse { update, ..UpdateContainerResponse::default() }.encode_to_vec())
     }
 
-    fn state_change(&mut self, event: StateChangeEvent) -> Result<Vec<u8>, Status> {
-        match event.event() {
-            Event::StartContainer => self.start(event.pod, event.container)?,
-            Event::StopContainer => self.handler.stop(event.container.unwrap_or_default()),
-            Event::RemoveContainer => self.handler.remove(event.container.unwrap_or_default()),
+    /// Events that were not asked for, and those that have an RPC of their own in every version, do not come.
+    fn state_change(&mut self, change: StateChangeEvent) -> Answer {
+        match change.event() {
+            Event::StartContainer => self.start(change.pod, change.container)?,
+            Event::StopContainer => self.handler.stop(given(change.container)?),
+            Event::RemoveContainer => self.handler.remove(given(change.container)?),
             _ => {}
         }
         Ok(Empty {}.encode_to_vec())
     }
+}
+
+/// Whether `request` says that a container is no more. Those are never dropped, however late the handler
+/// comes to them: what the container held would stay taken.
+pub fn is_an_end(request: &Request) -> bool {
+    match request.method.as_str() {
+        "StopContainer" | "RemoveContainer" => true,
+        "StateChange" => StateChangeEvent::decode(request.payload.as_slice())
+            .is_ok_and(|change| matches!(change.event(), Event::StopContainer | Event::RemoveContainer)),
+        _ => false,
+    }
+}
+
+/// A message without its pod or container decodes, and would pass for one that is not strict.
+fn given<T>(part: Option<T>) -> Result<T, Status> {
+    part.ok_or_else(|| Status {
+        code: INVALID_ARGUMENT,
+        message: "quietcore: the runtime's message names no container, or no pod".to_owned(),
+    })
 }
 
 fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M, Status> {

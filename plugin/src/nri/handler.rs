@@ -1,7 +1,11 @@
 //! Step 4: who decides what the runtime asks. The agent's gate implements it; tests have one of their own.
 //!
 //! Calls come one at a time, in order, on one thread. An answer that comes after the session's deadline is
-//! dropped and the runtime was told no: it then sends StopContainer and RemoveContainer for what it undoes.
+//! dropped, because the runtime was told no. What a late yes bound is let go at once by `create_abandoned`:
+//! containerd sends StopContainer and RemoveContainer for a creation that it undoes, but NRI does not ask for
+//! that. A start that was refused too late needs nothing: containerd stops the container and says so, and
+//! CRI-O, which only logs the refusal, runs it, watched. An event that waited behind a slow one until its own
+//! deadline was over is not told at all, unless it is the end of a container.
 
 use quietcore_proto::nri::{Container, ContainerAdjustment, ContainerUpdate, LinuxResources, PodSandbox};
 
@@ -27,6 +31,8 @@ pub trait Handler: Send {
         pod: PodSandbox,
         container: Container,
     ) -> Result<Option<ContainerAdjustment>, Refusal>;
+    /// `create` said yes when the runtime had been told no: this container will not be.
+    fn create_abandoned(&mut self, container: Container);
     fn start(&mut self, pod: PodSandbox, container: Container) -> Result<(), Refusal>;
     fn update(&mut self, container: Container, requested: LinuxResources) -> Option<ContainerUpdate>;
     fn stop(&mut self, container: Container);

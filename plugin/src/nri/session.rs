@@ -1,30 +1,28 @@
 //! Step 4: one connection to the runtime: register, serve, and again after the runtime restarts.
 //!
-//! NRI fails open: an answer that comes too late is no answer, and the container is created without us. So
-//! the handler works on a thread of its own, and at 70 % of the runtime's time an explicit error goes out.
+//! One connection at a time: of two plugins that set the same thing of a container the runtime accepts none.
+//! Requests are answered in the order they come; the runtime sends one at a time (it holds a lock meanwhile).
 
-use std::{
-    path::{Path, PathBuf},
-    sync::mpsc,
-    time::Duration,
-};
+use std::{convert::Infallible, io, path::Path, path::PathBuf, time::Duration};
 
 use prost::Message as _;
 use quietcore_proto::{
     nri::{ConfigureRequest, RegisterPluginRequest},
-    ttrpc::{Request, Status},
+    ttrpc::{Request, Response},
 };
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
-    sync::{oneshot, watch},
+    sync::watch,
+    time::{sleep, timeout},
 };
 
 use super::{
-    dispatch::Dispatcher,
-    frame::{self, FrameError},
+    dispatch::Answer,
+    frame,
     handler::Handler,
-    ttrpc::{self, Assembler, FAILED_PRECONDITION, Message, TtrpcError},
+    mux::{Mux, MuxError},
+    ttrpc::{self, Message},
+    worker::Worker,
 };
 
 pub const PLUGIN_NAME: &str = "quietcore";
@@ -35,141 +33,126 @@ const NRI_VERSION: &str = "v0.12.2";
 
 /// containerd's and CRI-O's default; Configure tells the real one from NRI 0.7 on.
 const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// A runtime lets plugins register one after the other and gives each 5 s and then 2 s for Synchronize.
+const REGISTRATION_TIMEOUT: Duration = Duration::from_secs(30);
 const RECONNECT_AFTER: Duration = Duration::from_millis(500);
 const RECONNECT_AT_MOST: Duration = Duration::from_secs(5);
+/// Client streams are odd and grow; we make one call a connection.
+const REGISTER_STREAM: u32 = 1;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     #[error("connect to {path}: is NRI enabled in the container runtime?")]
-    Connect { path: PathBuf, source: std::io::Error },
-    #[error("the runtime closed the NRI connection")]
-    Closed,
-    #[error("the runtime closed the NRI connection amid a message")]
-    Truncated,
-    #[error("NRI connection")]
-    Io(#[from] std::io::Error),
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-    #[error(transparent)]
-    Ttrpc(#[from] TtrpcError),
+    Connect { path: PathBuf, source: io::Error },
     #[error("the runtime refused the registration: {0}")]
     Refused(String),
+    #[error("the runtime accepted the connection and then said nothing for {0:?}")]
+    Silent(Duration),
+    #[error(transparent)]
+    Mux(#[from] MuxError),
 }
 
 /// For readiness: is the runtime asking us?
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
-    #[default]
-    Away,
+    Away { why: String },
     Serving,
 }
 
-struct Job {
-    request: Request,
-    answer: oneshot::Sender<Result<Vec<u8>, Status>>,
-    first_of_connection: bool,
+impl Default for State {
+    fn default() -> State {
+        State::Away { why: "not connected to the container runtime yet".to_owned() }
+    }
 }
 
-/// Runs for the life of the agent. One connection at a time, for ever.
-pub async fn run<H: Handler + 'static>(socket: PathBuf, handler: H, state: watch::Sender<State>) {
-    let (jobs, queue) = mpsc::channel::<Job>();
-    std::thread::spawn(move || work(handler, &queue));
+/// Runs for the life of the agent.
+pub async fn run<H: Handler + 'static>(
+    socket: PathBuf,
+    handler: H,
+    state: watch::Sender<State>,
+) -> Infallible {
+    let worker = Worker::spawn(handler);
     let mut pause = RECONNECT_AFTER;
     loop {
-        let error = match connect(&socket).await {
-            Ok(stream) => {
-                let error = serve(stream, &jobs, &state).await;
-                if *state.borrow() == State::Serving {
-                    pause = RECONNECT_AFTER;
-                }
-                error
-            }
+        let error = match connect_and_serve(&socket, &worker, &state).await {
+            Ok(never) => match never {},
             Err(error) => error,
         };
-        state.send_replace(State::Away);
-        tracing::warn!(error = &error as &dyn std::error::Error, retry_in = ?pause, "not connected to the runtime");
-        tokio::time::sleep(pause).await;
+        if *state.borrow() == State::Serving {
+            pause = RECONNECT_AFTER;
+        }
+        let why = with_causes(&error);
+        tracing::warn!(error = why, retry_in = ?pause, "not connected to the container runtime");
+        state.send_replace(State::Away { why });
+        worker.disconnected().await;
+        sleep(pause).await;
         pause = (pause * 2).min(RECONNECT_AT_MOST);
     }
 }
 
-fn work<H: Handler>(handler: H, queue: &mpsc::Receiver<Job>) {
-    let mut dispatcher = Dispatcher::new(handler);
-    while let Ok(job) = queue.recv() {
-        if job.first_of_connection {
-            dispatcher.connected();
+async fn connect_and_serve(
+    socket: &Path,
+    worker: &Worker,
+    state: &watch::Sender<State>,
+) -> Result<Infallible, SessionError> {
+    let failed = |source| SessionError::Connect { path: socket.to_owned(), source };
+    let mut mux = Mux::new(UnixStream::connect(socket).await.map_err(failed)?);
+    mux.send(frame::RUNTIME, &ttrpc::encode_request(REGISTER_STREAM, &register())).await?;
+    let mut request_timeout = DEFAULT_REQUEST_TIMEOUT;
+    let mut synchronized = false;
+    loop {
+        let message = if synchronized {
+            mux.receive().await?
+        } else {
+            let silent = |_elapsed| SessionError::Silent(REGISTRATION_TIMEOUT);
+            timeout(REGISTRATION_TIMEOUT, mux.receive()).await.map_err(silent)??
+        };
+        // Configure may come before the answer to our registration.
+        let (stream, request) = match message {
+            Message::Response { response, .. } => {
+                registered(response)?;
+                continue;
+            }
+            Message::Request { stream, request } => (stream, request),
+        };
+        if request.method == "Configure" {
+            request_timeout = configured_timeout(&request);
         }
-        // The session gave up waiting: the runtime knows a "no" already, and undoes what it had begun.
-        let _ = job.answer.send(dispatcher.call(&job.request));
+        let synchronizes = request.method == "Synchronize";
+        let deadline = deadline(request.timeout_nano, request_timeout);
+        let answer = worker.ask(request, deadline).await;
+        log_no(&answer);
+        let accepted = answer.is_ok();
+        mux.send(frame::PLUGIN, &ttrpc::encode_response(stream, answer)).await?;
+        if synchronizes && accepted {
+            synchronized = true;
+            state.send_if_modified(|state| std::mem::replace(state, State::Serving) != State::Serving);
+        }
     }
 }
 
-async fn connect(path: &Path) -> Result<UnixStream, SessionError> {
-    let failed = |source| SessionError::Connect { path: path.to_owned(), source };
-    UnixStream::connect(path).await.map_err(failed)
-}
-
-async fn serve(
-    mut stream: UnixStream,
-    jobs: &mpsc::Sender<Job>,
-    state: &watch::Sender<State>,
-) -> SessionError {
-    match try_serve(&mut stream, jobs, state).await {
-        Err(error) => error,
-        Ok(never) => match never {},
-    }
-}
-
-enum Never {}
-
-async fn try_serve(
-    stream: &mut UnixStream,
-    jobs: &mpsc::Sender<Job>,
-    state: &watch::Sender<State>,
-) -> Result<Never, SessionError> {
-    const REGISTER_STREAM: u32 = 1; // client streams are odd and grow
+fn register() -> Request {
     let register = RegisterPluginRequest {
         plugin_name: PLUGIN_NAME.to_owned(),
         plugin_idx: PLUGIN_INDEX.to_owned(),
         nri_version: NRI_VERSION.to_owned(),
     };
-    let register = Request {
+    Request {
         service: "nri.pkg.api.v1alpha1.Runtime".to_owned(),
         method: "RegisterPlugin".to_owned(),
         payload: register.encode_to_vec(),
         ..Request::default()
-    };
-    stream
-        .write_all(&frame::encode(frame::RUNTIME, &ttrpc::encode_request(REGISTER_STREAM, &register)))
-        .await?;
-    let mut peer = Peer::default();
-    let mut timeout = DEFAULT_REQUEST_TIMEOUT;
-    let mut first_of_connection = true;
-    loop {
-        match peer.next(stream).await? {
-            Message::Response { response, .. } => {
-                if let Some(status) = response.status.filter(|status| status.code != 0) {
-                    return Err(SessionError::Refused(status.message));
-                }
-            }
-            Message::Request { stream: id, request } => {
-                if request.method == "Configure" {
-                    timeout = request_timeout(&request);
-                }
-                let synchronized = request.method == "Synchronize";
-                let answer = ask(jobs, request, timeout, first_of_connection).await;
-                first_of_connection = false;
-                let message = ttrpc::encode_response(id, answer);
-                stream.write_all(&frame::encode(frame::PLUGIN, &message)).await?;
-                if synchronized {
-                    state.send_replace(State::Serving);
-                }
-            }
-        }
     }
 }
 
-fn request_timeout(configure: &Request) -> Duration {
+fn registered(response: Response) -> Result<(), SessionError> {
+    match response.status {
+        Some(status) if status.code != 0 => Err(SessionError::Refused(status.message)),
+        _ => Ok(()),
+    }
+}
+
+fn configured_timeout(configure: &Request) -> Duration {
     let milliseconds =
         ConfigureRequest::decode(configure.payload.as_slice()).map_or(0, |c| c.request_timeout);
     match u64::try_from(milliseconds) {
@@ -178,80 +161,51 @@ fn request_timeout(configure: &Request) -> Duration {
     }
 }
 
-async fn ask(
-    jobs: &mpsc::Sender<Job>,
-    request: Request,
-    timeout: Duration,
-    first_of_connection: bool,
-) -> Result<Vec<u8>, Status> {
-    let sent = u64::try_from(request.timeout_nano).ok().filter(|nanos| *nanos != 0).map(Duration::from_nanos);
-    let deadline = sent.unwrap_or(timeout).min(timeout) * 7 / 10;
-    let method = request.method.clone();
-    let (answer, answered) = oneshot::channel();
-    // The worker ends only with the agent.
-    let _ = jobs.send(Job { request, answer, first_of_connection });
-    match tokio::time::timeout(deadline, answered).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(_)) | Err(_) => {
-            tracing::error!(method, ?deadline, "no decision in time; refused");
-            let message = format!(
-                "quietcore: the node's agent did not decide on {method} within {deadline:?}; the kubelet tries again \
-                 by itself, and the agent's log says what it was busy with"
-            );
-            Err(Status { code: FAILED_PRECONDITION, message })
-        }
+/// The caller's timer runs since it sent the request, ours since we have read it: 30 % is for the way.
+fn deadline(timeout_nano: i64, request_timeout: Duration) -> Duration {
+    let sent = u64::try_from(timeout_nano).ok().filter(|&nanos| nanos != 0).map(Duration::from_nanos);
+    sent.unwrap_or(request_timeout).min(request_timeout) * 7 / 10
+}
+
+fn log_no(answer: &Answer) {
+    if let Err(status) = answer {
+        tracing::debug!(code = status.code, message = status.message, "answered an error to the runtime");
     }
 }
 
-/// The runtime's side of the socket, as messages of the two connections.
-#[derive(Debug, Default)]
-struct Peer {
-    plugin: Assembler,
-    runtime: Assembler,
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
 }
 
-impl Peer {
-    async fn next(&mut self, stream: &mut UnixStream) -> Result<Message, SessionError> {
-        loop {
-            for connection in [&mut self.plugin, &mut self.runtime] {
-                if let Some(message) = connection.next_message()? {
-                    return Ok(message);
-                }
-            }
-            let mut header = [0; frame::HEADER_LEN];
-            self.read(stream, &mut header).await?;
-            let header = frame::decode_header(header)?;
-            let mut payload = vec![0; header.length];
-            stream.read_exact(&mut payload).await.map_err(|error| match error.kind() {
-                std::io::ErrorKind::UnexpectedEof => SessionError::Truncated,
-                _ => SessionError::Io(error),
-            })?;
-            match header.connection {
-                frame::PLUGIN => self.plugin.push(&payload),
-                frame::RUNTIME => self.runtime.push(&payload),
-                // As the Go implementation does: somebody else's, and no harm.
-                unknown => tracing::warn!(
-                    connection = unknown,
-                    length = header.length,
-                    "frame of an unknown connection"
-                ),
-            }
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_answer_goes_out_before_the_runtimes_own_timer() {
+        let seconds = Duration::from_secs;
+        assert_eq!(deadline(1_000_000_000, seconds(2)), Duration::from_millis(700));
+        assert_eq!(deadline(0, seconds(2)), Duration::from_millis(1400));
+        assert_eq!(deadline(-1, seconds(2)), Duration::from_millis(1400));
+        assert_eq!(deadline(i64::MAX, seconds(2)), Duration::from_millis(1400));
     }
 
-    async fn read(&self, stream: &mut UnixStream, header: &mut [u8]) -> Result<(), SessionError> {
-        match stream.read(&mut header[..1]).await? {
-            0 if self.plugin.is_amid_message() || self.runtime.is_amid_message() => {
-                Err(SessionError::Truncated)
-            }
-            0 => Err(SessionError::Closed),
-            _ => match stream.read_exact(&mut header[1..]).await {
-                Ok(_) => Ok(()),
-                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                    Err(SessionError::Truncated)
-                }
-                Err(error) => Err(SessionError::Io(error)),
-            },
-        }
+    #[test]
+    fn a_runtime_that_tells_no_timeout_has_the_default_one() {
+        let configure = |request_timeout| {
+            let payload = ConfigureRequest { request_timeout, ..ConfigureRequest::default() }.encode_to_vec();
+            configured_timeout(&Request { payload, ..Request::default() })
+        };
+        assert_eq!(configure(5000), Duration::from_secs(5));
+        assert_eq!(configure(0), DEFAULT_REQUEST_TIMEOUT);
+        assert_eq!(configure(-1), DEFAULT_REQUEST_TIMEOUT);
+        let garbage = Request { payload: vec![0xff], ..Request::default() };
+        assert_eq!(configured_timeout(&garbage), DEFAULT_REQUEST_TIMEOUT);
     }
 }

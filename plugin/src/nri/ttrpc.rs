@@ -10,9 +10,10 @@ pub const HEADER_LEN: usize = 10;
 pub const MAX_DATA: usize = 4 << 20;
 
 /// Status codes of google.rpc.Code.
+pub const INVALID_ARGUMENT: i32 = 3;
+pub const RESOURCE_EXHAUSTED: i32 = 8;
 pub const FAILED_PRECONDITION: i32 = 9;
 pub const UNIMPLEMENTED: i32 = 12;
-pub const INVALID_ARGUMENT: i32 = 3;
 
 const TYPE_REQUEST: u8 = 1;
 const TYPE_RESPONSE: u8 = 2;

@@ -30,7 +30,8 @@ pub struct Runtime {
 impl Runtime {
     /// `nri_version` is sent from NRI 0.12 on; before that the runtime's own version tells.
     pub fn new(name: &str, version: &str, nri_version: &str) -> Runtime {
-        let nri = parse(nri_version).or_else(|| nri_of(name, parse(version)?));
+        let told = parse(nri_version).map(|(major, minor, _)| NriVersion { major, minor });
+        let nri = told.or_else(|| nri_of(name, parse(version)?));
         Runtime { name: name.to_owned(), version: version.to_owned(), nri }
     }
 
@@ -50,29 +51,45 @@ impl fmt::Display for Runtime {
     }
 }
 
-/// The NRI that go.mod of each release names.
-fn nri_of(name: &str, runtime: NriVersion) -> Option<NriVersion> {
-    let nri = |minor| Some(NriVersion { major: 0, minor });
-    let at_least = |major, minor| NriVersion { major, minor } <= runtime;
-    match name {
+type Release = (u32, u32, u32);
+
+/// The first release of each runtime with an NRI 0.x, from its go.mod.
+const CONTAINERD: [(Release, u32); 7] = [
+    ((1, 7, 0), 3),
+    ((1, 7, 7), 4),
+    ((1, 7, 14), 6),
+    ((1, 7, 26), 8),
+    ((2, 2, 0), 10),
+    ((2, 2, 1), 11),
+    ((2, 3, 0), 12),
+];
+const CRI_O: [(Release, u32); 7] = [
+    ((1, 26, 0), 3),
+    ((1, 29, 0), 5),
+    ((1, 29, 2), 6),
+    ((1, 32, 0), 9),
+    ((1, 34, 0), 10),
+    ((1, 35, 0), 11),
+    ((1, 37, 0), 12),
+];
+
+fn nri_of(name: &str, runtime: Release) -> Option<NriVersion> {
+    let table = match name {
         // containerd 2.0.0 to 2.0.3 call themselves "v2" (containerd#11529).
-        "containerd" | "v2" if at_least(2, 3) => nri(12),
-        "containerd" | "v2" if at_least(2, 2) => nri(10),
-        "containerd" | "v2" if at_least(2, 0) => nri(8),
-        "containerd" | "v2" => nri(6),
-        "cri-o" if at_least(1, 35) => nri(11),
-        "cri-o" if at_least(1, 34) => nri(10),
-        "cri-o" => nri(6),
-        _ => None,
-    }
+        "containerd" | "v2" => CONTAINERD,
+        "cri-o" => CRI_O,
+        _ => return None,
+    };
+    let (_, minor) = table.into_iter().rfind(|(since, _)| *since <= runtime)?;
+    Some(NriVersion { major: 0, minor })
 }
 
-/// "v2.1.5-k3s1", "2.2.1-0ubuntu1~24.04.2", "v0.12.0": the first two numbers. A git hash has no dot.
-fn parse(text: &str) -> Option<NriVersion> {
-    let mut numbers = text.strip_prefix('v').unwrap_or(text).split('.');
-    let major = numbers.next()?.parse().ok()?;
-    let minor = numbers.next()?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
-    Some(NriVersion { major, minor })
+/// "v2.1.5-k3s1", "2.2.1-0ubuntu1~24.04.2", "v0.12.0": the first three numbers. A git hash has no dot.
+fn parse(text: &str) -> Option<Release> {
+    let mut parts = text.strip_prefix('v').unwrap_or(text).splitn(3, '.');
+    let mut number = || parts.next()?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok();
+    let (major, minor) = (number()?, number()?);
+    Some((major, minor, number().unwrap_or(0)))
 }
 
 #[cfg(test)]
@@ -92,19 +109,28 @@ mod tests {
             "containerd",
             "2.2.1-0ubuntu1~24.04.2",
             "",
-            "containerd 2.2.1-0ubuntu1~24.04.2 (NRI 0.10)",
+            "containerd 2.2.1-0ubuntu1~24.04.2 (NRI 0.11)",
             true,
         );
+        check("containerd", "v2.2.0", "", "containerd v2.2.0 (NRI 0.10)", true);
         check("containerd", "v2.1.5-k3s1", "", "containerd v2.1.5-k3s1 (NRI 0.8)", false);
         check("v2", "v2.0.2", "", "v2 v2.0.2 (NRI 0.8)", false);
-        check("containerd", "1.7.24", "", "containerd 1.7.24 (NRI 0.6)", false);
+        check("containerd", "1.7.24~ds1", "", "containerd 1.7.24~ds1 (NRI 0.6)", false);
+        check("containerd", "1.7.34", "", "containerd 1.7.34 (NRI 0.8)", false);
+        check("containerd", "v2.3.4", "", "containerd v2.3.4 (NRI 0.12)", true);
+        check("containerd", "2.4.0", "v0.13.1", "containerd 2.4.0 (NRI 0.13)", true);
         check("cri-o", "1.34.0", "", "cri-o 1.34.0 (NRI 0.10)", true);
-        check("cri-o", "1.33.2", "", "cri-o 1.33.2 (NRI 0.6)", false);
+        check("cri-o", "1.33.2", "", "cri-o 1.33.2 (NRI 0.9)", false);
+        check("cri-o", "1.37.0-dev", "", "cri-o 1.37.0-dev (NRI 0.12)", true);
     }
 
     #[test]
     fn what_nobody_can_tell_counts_as_too_old() {
         check("containerd", "301026e5", "", "containerd 301026e5 (NRI of unknown version)", false);
+        check("containerd", "1.6.33", "", "containerd 1.6.33 (NRI of unknown version)", false);
+        check("containerd", "2.3.4+unknown", "(devel)", "containerd 2.3.4+unknown (NRI 0.12)", true);
+        check("containerd", "7", "", "containerd 7 (NRI of unknown version)", false);
+        check("containerd", "v1.2e9", "", "containerd v1.2e9 (NRI of unknown version)", false);
         check("mine", "9.9.9", "", "mine 9.9.9 (NRI of unknown version)", false);
         check("mine", "9.9.9", "v0.12.0", "mine 9.9.9 (NRI 0.12)", true);
     }

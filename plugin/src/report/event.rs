@@ -75,7 +75,7 @@ impl Draft {
                 ..ObjectMeta::default()
             },
             event_time: Some(MicroTime(self.at)),
-            type_: Some(event_type(self.reason).into()),
+            type_: Some(self.reason.event_type().into()),
             reason: Some(self.reason.text().into()),
             action: Some(self.action.into()),
             note: Some(fit_note(self.note.clone())),
@@ -131,36 +131,6 @@ pub fn series(times: Times) -> Option<EventSeries> {
         count: i32::try_from(times.count).unwrap_or(i32::MAX),
         last_observed_time: MicroTime(times.last),
     })
-}
-
-fn event_type(reason: Reason) -> &'static str {
-    match reason {
-        Reason::PolicyChanged | Reason::EnforceExpired | Reason::Released => "Normal",
-        Reason::KernelEntry
-        | Reason::ArmRefused
-        | Reason::LeftCore
-        | Reason::RecordsLost
-        | Reason::EventsDropped
-        | Reason::PolicyStale
-        | Reason::PolicyRefused
-        | Reason::CoresUnavailable
-        | Reason::Unprotected
-        | Reason::NotSettled
-        | Reason::StrictPodsRunning => "Warning",
-    }
-}
-
-/// For what is not a kernel entry.
-pub fn action(reason: Reason) -> &'static str {
-    match reason {
-        Reason::KernelEntry | Reason::Unprotected => "Report",
-        Reason::ArmRefused | Reason::NotSettled => "Arm",
-        Reason::LeftCore => "Disarm",
-        Reason::RecordsLost | Reason::EventsDropped => "Drop",
-        Reason::PolicyChanged | Reason::PolicyStale | Reason::EnforceExpired => "Apply",
-        Reason::PolicyRefused | Reason::CoresUnavailable => "Refuse",
-        Reason::Released | Reason::StrictPodsRunning => "Release",
-    }
 }
 
 #[cfg(test)]

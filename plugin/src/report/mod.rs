@@ -15,14 +15,13 @@ use crate::policy::effective::PolicyRef;
 pub mod event;
 pub mod log;
 pub mod queue;
-pub mod reason;
 pub mod reporter;
 pub mod sender;
 #[cfg(test)]
 mod tests;
 mod worker;
 
-pub use reason::Reason;
+pub use quietcore_crd::reason::Reason;
 pub use reporter::{Config, Destination, Reporter};
 
 /// Whom an Event is about.

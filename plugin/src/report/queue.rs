@@ -13,7 +13,7 @@ use k8s_openapi::jiff::Timestamp;
 use crate::{
     report::{
         Reason, Subject,
-        event::{self, Draft, Times},
+        event::{Draft, Times},
     },
     violation::key::{Key, Whom},
 };
@@ -293,7 +293,7 @@ impl Queue {
         let draft = Draft {
             subject: Subject::Node,
             reason: Reason::EventsDropped,
-            action: event::action(Reason::EventsDropped),
+            action: Reason::EventsDropped.action(),
             note: format!(
                 "{count} Events of this node were dropped because the API server did not take them in time; \
                  the agent's metrics and log have the violations"

@@ -24,7 +24,7 @@ use crate::{
     metrics::{ContainerLabels, DropReason, Metrics},
     report::{
         ContainerInfo, Reason, Subject,
-        event::{self, Draft},
+        event::Draft,
         log::Log,
         queue::{Bounds, Queue},
         sender::{self, Sender},
@@ -164,7 +164,7 @@ impl Reporter {
         let at = Timestamp::now();
         self.admit(whom, what, at, |key, untold| Work::Told {
             key,
-            draft: Draft { subject, reason, action: event::action(reason), note, at },
+            draft: Draft { subject, reason, action: reason.action(), note, at },
             untold,
         });
     }

@@ -19,7 +19,7 @@ async fn what_happened_is_told_in_order_and_once() {
     let world = world(&[]);
     world.tell("a", "one");
     world.tell("a", "two");
-    world.reporter.event(Subject::Node, Reason::Released, "three".into());
+    world.reporter.event(Subject::Node, Reason::Unprotected, "three".into());
     assert_eq!(world.requests_after(60).await, ["POST ns one", "POST ns two", "POST default three"]);
     assert_eq!(world.metrics.events_sent.get(), 3);
 }

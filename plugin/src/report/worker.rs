@@ -12,11 +12,7 @@ use tokio::{sync::mpsc, task::spawn_blocking};
 
 use crate::{
     metrics::DropReason,
-    report::{
-        ContainerInfo, Reason, Subject,
-        event::{self, Draft},
-        reporter::Shared,
-    },
+    report::{ContainerInfo, Reason, Subject, event::Draft, reporter::Shared},
     violation::{
         describe::describe,
         happening::{Answer, Entry, Happening, Story, Thread},
@@ -123,10 +119,8 @@ fn with_untold(note: String, untold: u64) -> String {
 fn reason_and_action(story: &Story) -> (Reason, &'static str) {
     match story {
         Story::Entry(Entry { answer, .. }) => (Reason::KernelEntry, answer_action(*answer)),
-        Story::ArmRefused(_) => (Reason::ArmRefused, event::action(Reason::ArmRefused)),
-        Story::LeftCore | Story::Armed | Story::Disarmed => {
-            (Reason::LeftCore, event::action(Reason::LeftCore))
-        }
+        Story::ArmRefused(_) => (Reason::ArmRefused, Reason::ArmRefused.action()),
+        Story::LeftCore | Story::Armed | Story::Disarmed => (Reason::LeftCore, Reason::LeftCore.action()),
     }
 }
 

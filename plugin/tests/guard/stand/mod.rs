@@ -1,6 +1,8 @@
 //! A stand-in for the container runtime: a shell that waits on CPU 1 like the runtime's init, is watched, and
 //! then execs the shim with a workload.
-#![expect(unreachable_pub, reason = "each test binary is a crate of its own")]
+#![allow(unreachable_pub, reason = "each test binary is a crate of its own")]
+#![allow(dead_code, reason = "not every one uses all of it")]
+#![allow(clippy::unwrap_used, reason = "this is a test, also what is not inside a #[test]")]
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -11,7 +13,7 @@ use std::{
         Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use quietcore::{
@@ -159,6 +161,27 @@ impl Stand {
     }
 
     /// Every record so far, each once: the next call has what came since.
+    /// From "go" to the end of a program that does nothing, with the shim before it or without.
+    pub fn time_to_exec(&self, policy: &Effective, with_shim: bool) -> Duration {
+        let cpus: CpuSet = "1".parse().unwrap();
+        let slot = Slot::new(SLOT).unwrap();
+        let mut command = Command::new("taskset");
+        command.args(["-c", "1", "setpriv", "--no-new-privs", "sh", "-c", "read go; exec \"$@\"", "sh"]);
+        if with_shim {
+            command.arg(&self.shim).args([shim_plan(&cpus, policy, Provider::Seccomp).as_str(), "--"]);
+        }
+        let mut child = command.args([workload(), "nothing"]).stdin(Stdio::piped()).spawn().unwrap();
+        let pid = shell_of(i32::try_from(child.id()).unwrap(), true);
+        self.guard().slots.open(slot, rules(policy, &cpus));
+        self.guard().watch(pid, slot).unwrap();
+        let started = Instant::now();
+        child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        let status = child.wait().unwrap();
+        let elapsed = started.elapsed();
+        assert!(status.success());
+        elapsed
+    }
+
     pub fn records(&self) -> Vec<qc_record> {
         self.read_until(|| true);
         std::mem::take(&mut self.seen.lock().unwrap())

@@ -1,0 +1,209 @@
+//! Step 3: the ledger's file.
+//!
+//! A file that cannot be understood is never overwritten. One that is damaged is kept aside and the agent
+//! starts with an empty ledger: strict containers that run are then strangers, reported and with their CPUs
+//! kept from others, and their tokens are refused until their pods are made anew. One that a newer agent wrote
+//! stops this one, because nothing is wrong with it.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    ledger::{Ledger, Saved},
+    set::CpuSet,
+};
+use crate::agent::disk;
+
+/// Grows when a reader of the old kind would misunderstand the new.
+const VERSION: u32 = 1;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("read the ledger {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("keep the damaged ledger aside as {path}")]
+    KeepAside { path: PathBuf, source: io::Error },
+    #[error(
+        "the ledger {path} is of version {found}, this agent knows {VERSION}: install the newer agent again"
+    )]
+    Newer { path: PathBuf, found: u32 },
+}
+
+#[derive(Serialize, Deserialize)]
+struct File<T> {
+    version: u32,
+    #[serde(flatten)]
+    saved: T,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+pub fn write(path: &Path, saved: &Saved) -> io::Result<()> {
+    disk::write_json(path, &File { version: VERSION, saved })
+}
+
+/// `Err` inside: the file is damaged, and how.
+fn parse(isolated: &CpuSet, bytes: &[u8]) -> Result<Ledger, Box<dyn std::error::Error>> {
+    let file: File<Saved> = serde_json::from_slice(bytes)?;
+    Ok(Ledger::restore(isolated.clone(), file.saved)?)
+}
+
+pub fn read(path: &Path, isolated: &CpuSet) -> Result<Ledger, StoreError> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ledger::empty(isolated.clone())),
+        Err(source) => return Err(StoreError::Read { path: path.to_owned(), source }),
+    };
+    // Looked at alone: a newer file may not parse as ours.
+    match serde_json::from_slice(&bytes) {
+        Ok(Version { version: found }) if VERSION < found => {
+            return Err(StoreError::Newer { path: path.to_owned(), found });
+        }
+        _ => {}
+    }
+    parse(isolated, &bytes).or_else(|damage| {
+        let aside = keep_aside(path)?;
+        tracing::error!(step = 3, %damage, kept = %aside.display(), "the ledger is damaged; starting with an empty one");
+        Ok(Ledger::empty(isolated.clone()))
+    })
+}
+
+/// Under a name of its own, so that a second damage does not bury the first.
+fn keep_aside(path: &Path) -> Result<PathBuf, StoreError> {
+    let names = (1u32..).map(|n| path.with_extension(format!("damaged-{n}")));
+    for aside in names {
+        // A link, because rename(2) would replace what has that name.
+        match fs::hard_link(path, &aside) {
+            Ok(()) => {
+                let removed = fs::remove_file(path);
+                return match removed {
+                    Ok(()) => Ok(aside),
+                    Err(source) => Err(StoreError::KeepAside { path: aside, source }),
+                };
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(source) => return Err(StoreError::KeepAside { path: aside, source }),
+        }
+    }
+    Err(StoreError::KeepAside { path: path.to_owned(), source: io::ErrorKind::AlreadyExists.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        cores::{ledger::Holder, token::Token},
+        policy::accept::node_default,
+    };
+
+    fn isolated() -> CpuSet {
+        "1-9".parse().unwrap()
+    }
+
+    fn some() -> Ledger {
+        let mut ledger = Ledger::empty(isolated());
+        let holder =
+            Holder { namespace: "ns".into(), pod: "p".into(), pod_uid: "uid".into(), container: "c".into() };
+        ledger.allocate(Token::of("t"), "1,3-5".parse().unwrap());
+        ledger.claim(&Token::of("t"), &holder, "id", "plan", &node_default()).unwrap();
+        ledger.started("id", 42);
+        ledger
+    }
+
+    fn on_disk(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.json");
+        fs::write(&path, bytes).unwrap();
+        (folder, path)
+    }
+
+    fn bytes_of(saved: &Saved) -> Vec<u8> {
+        let (_folder, path) = on_disk(b"");
+        write(&path, saved).unwrap();
+        fs::read(path).unwrap()
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let (_folder, path) = on_disk(&bytes_of(some().saved()));
+        let ledger = read(&path, &isolated()).unwrap();
+        assert_eq!(ledger.saved(), some().saved());
+        assert_eq!(ledger.grant("id").unwrap().claim.pid, Some(42));
+    }
+
+    #[test]
+    fn only_root_reads_tokens() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (folder, _) = on_disk(b"");
+        let path = folder.path().join("new.json");
+        write(&path, some().saved()).unwrap();
+        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_first_start_has_an_empty_ledger() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(read(&folder.path().join("ledger.json"), &isolated()).unwrap().grants().count(), 0);
+    }
+
+    #[test]
+    fn each_damaged_ledger_is_kept_under_a_name_of_its_own() {
+        let (folder, path) = on_disk(b"");
+        let damages: [&[u8]; 4] = [b"", b"{\"version\": 1, \"allocations\": {", b"{}", b"\0\xff"];
+        for (idx, damage) in damages.iter().enumerate() {
+            fs::write(&path, damage).unwrap();
+            assert_eq!(read(&path, &isolated()).unwrap().grants().count(), 0);
+            assert!(!path.exists());
+            let aside = folder.path().join(format!("ledger.damaged-{}", idx + 1));
+            assert_eq!(fs::read(aside).unwrap(), *damage);
+        }
+    }
+
+    #[test]
+    fn the_ledger_of_a_newer_agent_stops_this_one_and_stays() {
+        let newer = b"{\"version\": 2, \"grants\": []}";
+        let (folder, path) = on_disk(newer);
+        let error =
+            read(&path, &isolated()).unwrap_err().to_string().replace(folder.path().to_str().unwrap(), "");
+        expect!["the ledger /ledger.json is of version 2, this agent knows 1: install the newer agent again"]
+            .assert_eq(&error);
+        assert_eq!(fs::read(path).unwrap(), newer);
+    }
+
+    #[test]
+    fn a_write_that_was_cut_off_leaves_the_ledger_as_it_was() {
+        let (folder, path) = on_disk(&bytes_of(some().saved()));
+        fs::write(folder.path().join("ledger.unfinished"), b"{\"version\": 1, \"all").unwrap();
+        assert!(read(&path, &isolated()).unwrap().grant("id").is_some());
+        write(&path, some().saved()).unwrap();
+        assert!(read(&path, &isolated()).unwrap().grant("id").is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn no_file_content_stops_the_agent_by_surprise(cut in 0usize..1000, flip in 0usize..1000, to in any::<u8>()) {
+            let mut bytes = bytes_of(some().saved());
+            bytes.truncate(cut);
+            if let Some(byte) = bytes.get_mut(flip) {
+                *byte = to;
+            }
+            let (_folder, path) = on_disk(&bytes);
+            match read(&path, &isolated()) {
+                // Understood, or kept aside and empty.
+                Ok(ledger) => prop_assert!(path.exists() || ledger.grants().next().is_none()),
+                Err(StoreError::Newer { .. }) => prop_assert!(path.exists()),
+                Err(error) => prop_assert!(false, "{error}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Steps 2 to 4b where they meet: what the agent's gate answers for runtimes of every age, with the real guard
+//! behind it. Needs root and a bpffs, as the guard does.
+#![expect(clippy::unwrap_used, reason = "a test that cannot set up its world fails")]
+
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use quietcore::{
+    agent::gate::Gate,
+    arm::plan::SHIM_PATH,
+    cores::{grants::Grants, set::CpuSet, token::Token, topology::Topology},
+    guard::load::Guard,
+    metrics::Metrics,
+    nri::{adjust::TRIPWIRE, handler::Handler as _, version::Runtime},
+    policy::store::PolicyStore,
+    report::{Config, Destination, Reporter},
+    violation::symbolize::{Symbolizer, parent::Children},
+};
+use quietcore_proto::nri::{Container, LinuxResources, Mount, PodSandbox};
+
+struct World {
+    gate: Gate,
+    _state: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> World {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let pins = PathBuf::from(format!("/sys/fs/bpf/quietcore-gate-{}-{number}", std::process::id()));
+        let state = tempfile::tempdir().unwrap();
+        let symbolizer = Symbolizer::new("/proc".into(), Children::new("/bin/false".into(), Duration::ZERO));
+        let config = Config::new("node".to_owned(), |_| None);
+        let metrics = Arc::new(Metrics::default());
+        let log = Box::new(io::sink());
+        // Nobody runs its task: what the gate reports is no part of this.
+        let (reporter, _) = Reporter::new(config, Destination::LogOnly, symbolizer, metrics, log);
+        let topology = Topology::new(cpus("0-1"), vec![(0, cpus("0-1"))], vec![]);
+        let gate = Gate {
+            grants: Arc::new(Grants::open(state.path().join("ledger.json"), &cpus("1")).unwrap()),
+            topology: Arc::new(topology),
+            policies: Arc::new(PolicyStore::open(None)),
+            guard: Arc::new(Guard::start(Path::new(&pins)).unwrap()),
+            containers: Arc::default(),
+            reporter,
+            shim_on_node: "/var/lib/quietcore/shim/quietcore-shim".into(),
+            seen: tokio::sync::watch::Sender::default(),
+        };
+        World { gate, _state: state }
+    }
+
+    /// As the kubelet's Allocate leaves it.
+    async fn strict(&self) -> Container {
+        let token = Token::random().unwrap();
+        self.gate.grants.allocate(token.clone(), cpus("1")).await.unwrap();
+        let tripwire = Mount { destination: TRIPWIRE.to_owned(), ..Mount::default() };
+        Container {
+            annotations: HashMap::from([("grant.quietcore.io/token".to_owned(), token.as_str().to_owned())]),
+            mounts: vec![tripwire],
+            ..ordinary()
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.gate.guard.unpin().unwrap();
+    }
+}
+
+fn cpus(list: &str) -> CpuSet {
+    list.parse().unwrap()
+}
+
+fn ordinary() -> Container {
+    Container {
+        id: "0123".to_owned(),
+        name: "app".to_owned(),
+        args: vec!["/app".to_owned(), "--poll".to_owned()],
+        ..Container::default()
+    }
+}
+
+fn pod() -> PodSandbox {
+    PodSandbox { name: "poller".to_owned(), namespace: "default".to_owned(), ..PodSandbox::default() }
+}
+
+const NOT_CREATED_BY_US: &str = "quietcore: this strict container was not created through quietcore's agent: \
+     delete the pod so that it is made anew";
+
+/// The strict container is refused with this text and nothing is bound to it; an ordinary one is none of our
+/// business, from its creation to its end.
+#[track_caller]
+fn check_refused(world: &mut World, strict: &Container, expect: &str) {
+    let gate = &mut world.gate;
+    let refusal = gate.create(pod(), strict.clone()).unwrap_err();
+    assert_eq!(refusal.to_string(), format!("quietcore: {expect}"));
+    assert_eq!(gate.grants.read(|ledger| ledger.grants().count()), 0);
+    assert_eq!(gate.start(pod(), strict.clone()).unwrap_err().to_string(), NOT_CREATED_BY_US);
+
+    assert_eq!(gate.create(pod(), ordinary()), Ok(None));
+    assert_eq!(gate.start(pod(), ordinary()), Ok(()));
+    assert_eq!(gate.update(ordinary(), LinuxResources::default()), None);
+    gate.stop(ordinary());
+    gate.remove(ordinary());
+}
+
+#[tokio::test]
+async fn a_runtime_without_args_gets_ordinary_containers_only_and_the_version_it_needs() {
+    let mut world = World::new();
+    let strict = world.strict().await;
+    for (name, version, found) in [
+        ("containerd", "v2.1.5", "containerd v2.1.5 (NRI 0.8)"),
+        ("containerd", "1.7.24~ds1", "containerd 1.7.24~ds1 (NRI 0.6)"),
+        ("cri-o", "1.33.2", "cri-o 1.33.2 (NRI 0.9)"),
+        ("containerd", "301026e5", "containerd 301026e5 (NRI of unknown version)"),
+    ] {
+        world.gate.configured(Runtime::new(name, version, ""));
+        let expect = format!(
+            "strict pods need NRI 0.10 or newer (containerd >= 2.2, CRI-O >= 1.34); this node runs {found}: \
+             upgrade the runtime, or keep strict pods off this node"
+        );
+        check_refused(&mut world, &strict, &expect);
+    }
+}
+
+#[tokio::test]
+async fn before_the_runtime_is_known_only_ordinary_containers_are_created() {
+    let mut world = World::new();
+    let strict = world.strict().await;
+    let expect = "this node does not know its container runtime yet; the kubelet tries again by itself";
+    check_refused(&mut world, &strict, expect);
+}
+
+#[tokio::test]
+async fn a_released_node_creates_ordinary_containers_only() {
+    let mut world = World::new();
+    let strict = world.strict().await;
+    world.gate.configured(Runtime::new("containerd", "v2.3.4", ""));
+    world.gate.seen.send_modify(|seen| seen.released = true);
+    let expect = "quietcore was released from this node: delete the pod so that it is scheduled elsewhere";
+    check_refused(&mut world, &strict, expect);
+}
+
+#[tokio::test]
+async fn the_pod_that_an_old_runtime_refused_is_created_after_the_upgrade() {
+    let mut world = World::new();
+    let strict = world.strict().await;
+    world.gate.configured(Runtime::new("containerd", "v2.1.5", ""));
+    world.gate.create(pod(), strict.clone()).unwrap_err();
+    world.gate.configured(Runtime::new("containerd", "v2.2.0", ""));
+    let adjustment = world.gate.create(pod(), strict).unwrap().unwrap();
+    assert_eq!(adjustment.args[0], SHIM_PATH);
+    assert_eq!(adjustment.args[2..], ["--", "/app", "--poll"]);
+    let removed = adjustment.mounts.iter().any(|mount| mount.destination == format!("-{TRIPWIRE}"));
+    assert!(removed, "the tripwire goes: {:?}", adjustment.mounts);
+    assert_eq!(world.gate.grants.read(|ledger| ledger.grants().count()), 1);
+}
