@@ -6,12 +6,6 @@
     reason = "all of this is a test, also what is not inside a #[test]"
 )]
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test says by a panic what went wrong, and prints figures"
-)]
-
 mod stand;
 mod workload;
 mod counts;
