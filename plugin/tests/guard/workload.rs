@@ -134,3 +134,11 @@ fn a_program_that_nobody_watches_is_not_run() {
     assert!(run.output.contains("the alarm did not go off"), "{}", run.output);
     assert_eq!(run.code, Some(125));
 }
+
+#[test]
+fn a_process_that_the_runtimes_init_starts_is_no_shim() {
+    let stand = Stand::new();
+    let run = stand.run_as_hook("syscall");
+    assert!(run.output.contains("the alarm did not go off"), "{}", run.output);
+    assert_eq!(run.code, Some(125));
+}

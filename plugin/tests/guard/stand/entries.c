@@ -316,6 +316,14 @@ static void signal_each_fault(long n)
 	tell();
 }
 
+static void *storm(void *unused)
+{
+	pin(0);
+	for (;;)
+		syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+	return 0;
+}
+
 static void signal_each_interrupt(long n)
 {
 	begin_noise();
@@ -327,6 +335,16 @@ static void signal_each_interrupt(long n)
 		__builtin_ia32_pause();
 	disarm();
 	tell();
+}
+
+/* IPIs so dense that one waits behind another. */
+static void signal_in_a_storm(long n)
+{
+	pthread_t thread;
+
+	syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
+	pthread_create(&thread, 0, storm, 0);
+	signal_each_interrupt(n);
 }
 
 /* v16's form: one signal for all classes. */
@@ -482,6 +500,7 @@ int main(int argc, char **argv)
 	    {"signal-each-call", signal_each_call},
 	    {"signal-each-fault", signal_each_fault},
 	    {"signal-each-interrupt", signal_each_interrupt},
+	    {"signal-in-a-storm", signal_in_a_storm},
 	    {"one-signal", one_signal},
 	    {"default-signal", default_signal},
 	    {"challenge", challenge},
