@@ -5,7 +5,7 @@ BUILD := $(or $(CARGO_TARGET_DIR),target)
 AGENT := $(BUILD)/$(TARGET)/fast/quietcore
 TESTBED := cargo run --quiet -p quietcore-tests --bin testbed --
 E2E := cargo test --quiet -p quietcore-tests --features cluster
-E2E_FILES := strict_pod refusals hostile_pods bad_days uninstall testbed
+E2E_FILES := strict_pod refusals hostile_pods bad_days testbed uninstall
 # what the build needs of Debian; the testbed adds its own
 PACKAGES := gcc libc6-dev make pkg-config clang clang-format libclang1-14 libclang-common-14-dev libelf-dev zlib1g-dev linux-libc-dev
 
