@@ -5,7 +5,7 @@ BUILD := $(or $(CARGO_TARGET_DIR),target)
 AGENT := $(BUILD)/$(TARGET)/fast/quietcore
 TESTBED := cargo run --quiet -p quietcore-tests --bin testbed --
 E2E := cargo test --quiet -p quietcore-tests --features cluster
-E2E_FILES := testbed
+E2E_FILES := strict_pod refusals hostile_pods bad_days uninstall testbed
 # what the build needs of Debian; the testbed adds its own
 PACKAGES := gcc libc6-dev make pkg-config clang clang-format libclang1-14 libclang-common-14-dev libelf-dev zlib1g-dev linux-libc-dev
 
@@ -20,7 +20,7 @@ packages: ## install the Debian packages that the build needs
 
 check: packages ## format and lints
 	cargo fmt --check
-	clang-format --dry-run -Werror plugin/bpf/*.[ch] abi/include/*.h examples/*/*.c tests/workloads/*.c
+	clang-format --dry-run -Werror plugin/bpf/*.[ch] abi/include/*.h examples/*/*.c tests/workloads/*.c plugin/tests/guard/stand/*.c
 	cargo clippy --quiet --workspace --all-targets --features quietcore/kernel,quietcore-tests/cluster -- -D warnings
 
 unit: packages ## tests that need nothing
@@ -35,7 +35,7 @@ agent: packages ## build the agent as the demo and the tests install it
 
 e2e: agent ## end-to-end tests on real clusters of their own, gone afterwards: needs root
 	$(TESTBED) run --agent $(AGENT) -- $(E2E) $(addprefix --test ,$(E2E_FILES)) -- --test-threads=1
-	$(TESTBED) run --nodes 3 --agent $(AGENT) -- $(E2E) --test three_nodes -- --test-threads=1
+	$(TESTBED) run --nodes 3 --agent $(AGENT) -- $(E2E) --test three_nodes --test three_nodes_product -- --test-threads=1
 	$(E2E) --test supervisor -- --test-threads=1
 
 test: check unit integration e2e ## everything, as CI runs it

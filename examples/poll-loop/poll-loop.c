@@ -6,6 +6,7 @@
  *	poll-loop [syscall|exception|none] [SECONDS]	break the promise in that way, after polling that long
  */
 #define _GNU_SOURCE
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +25,7 @@ static volatile unsigned long told_at;
 /* Runs before the thread's next instruction; OneShot disarmed it, so the handler may do what it likes. */
 static void on_entry(int sig, siginfo_t *info, void *context)
 {
+	(void)info;
 	told = sig;
 	told_at = ((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
 }
@@ -57,7 +59,7 @@ int main(int argc, char **argv)
 	sigaction(SIGUSR1, &action, 0);
 	sigaction(SIGUSR2, &action, 0);
 	fwd_loop("none", 1000, page); /* every page it needs is there now */
-	printf("arming\n");
+	printf("arming on CPU %d\n", sched_getcpu());
 	fflush(stdout);
 	if (prctl(PR_TASK_ISOLATION, PR_TASK_ISOLATION_ENABLE | PR_TASK_ISOLATION_CLASSES,
 		  PR_TASK_ISOLATION_SIGNALS(SIGUSR1, SIGUSR2, 0), 0, 0)) {

@@ -3,7 +3,7 @@
 //! It says 0 (the guard then arms at the return), or the error that the arguments alone decide. It allows
 //! every other call: the pod's own profile stays what it was. Classic BPF, seccomp(2).
 
-use quietcore_abi::{CHALLENGE, CLASSES, ENABLE, ON_EXEC, PR_TASK_ISOLATION, set_sig};
+use quietcore_abi::{BAD_SIGNALS, CHALLENGE, CLASSES, ENABLE, ON_EXEC, PR_TASK_ISOLATION, set_sig};
 
 /// struct sock_filter of linux/filter.h.
 #[repr(C)]
@@ -44,12 +44,11 @@ const fn high(arg: u32) -> u32 {
     low(arg) + 4
 }
 
-/// Stops, or is ignored, by default: a violation that nobody would notice (signal(7)).
-const BAD_SIGNALS: [u32; 8] = [17, 18, 19, 20, 21, 22, 23, 28];
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum To {
     Next,
+    /// Over so many instructions.
+    Over(u8),
     Allow,
     Invalid,
     NotPermitted,
@@ -86,7 +85,7 @@ impl Filter {
     fn check_signal(&mut self) {
         self.push(IF_GREATER, 64, To::Invalid, To::Next);
         for bad in BAD_SIGNALS {
-            self.push(IF_EQUAL, bad, To::Invalid, To::Next);
+            self.push(IF_EQUAL, u32::from(bad), To::Invalid, To::Next);
         }
     }
 
@@ -99,6 +98,7 @@ impl Filter {
             let offset = |to| {
                 let target = match to {
                     To::Next => return 0,
+                    To::Over(n_instructions) => return n_instructions,
                     To::Allow => end + 1,
                     To::Invalid => end + 2,
                     To::NotPermitted => end + 3,
@@ -134,6 +134,12 @@ pub fn build(locked: bool) -> Filter {
     for zero in [high(1), low(3), high(3), low(4), high(4), high(2)] {
         f.must_be_zero(zero, To::Invalid);
     }
+    // Without ENABLE only 0 has a meaning; without CLASSES arg3 has none.
+    f.load(low(1));
+    f.push(IF_ANY_BIT, ENABLE, To::Over(1), To::Next);
+    f.push(IF_EQUAL, 0, To::Next, To::Invalid);
+    f.push(IF_ANY_BIT, CLASSES, To::Over(2), To::Next);
+    f.must_be_zero(low(2), To::Invalid);
     f.load(low(1));
     f.push(SHIFT_RIGHT, 8, To::Next, To::Next);
     f.check_signal();

@@ -58,6 +58,11 @@ fn bad_arguments_are_invalid() {
     check(false, 1 << 32 | 1, 0, 0, 0, INVALID);
     check(false, 1, 0, 1, 0, INVALID);
     check(false, 1, 0, 0, 1 << 40, INVALID);
+    check(false, 0, 10, 0, 0, INVALID);
+    check(false, u64::from(CLASSES), 0, 0, 0, INVALID);
+    check(false, u64::from(set_sig(10)), 0, 0, 0, INVALID);
+    check(false, u64::from(ENABLE), 10, 0, 0, INVALID);
+    check(false, u64::from(ENABLE), 1 << 32, 0, 0, INVALID);
     check(false, BY_CLASS, 1 << 24, 0, 0, INVALID);
     check(false, BY_CLASS, 1 << 32, 0, 0, INVALID);
     check(false, u64::from(ENABLE | set_sig(65)), 0, 0, 0, INVALID);

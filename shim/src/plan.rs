@@ -2,12 +2,14 @@
 //!
 //! Every key exactly once; anything else is refused: a shim that misreads its plan must not run a program.
 
-pub const N_WORDS: usize = 1024 / 64;
+use core::fmt;
 
-/// A bit for each CPU, as sched_getaffinity(2) fills it.
-pub type CpuMask = [u64; N_WORDS];
+/// A bit for each CPU, as sched_getaffinity(2) fills it. As large as any x86-64 kernel's (NR_CPUS of MAXSMP):
+/// the call fails where the kernel may have more CPUs than fit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CpuMask(pub [u64; CpuMask::N_CPUS / 64]);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     pub cpus: CpuMask,
     /// Answer the prctl by a seccomp filter.
@@ -28,7 +30,7 @@ pub fn parse(text: &[u8]) -> Option<Plan> {
         let equals = word.iter().position(|&byte| byte == b'=')?;
         let (key, value) = (&word[..equals], &word[equals + 1..]);
         match key {
-            b"cpus" => once(&mut cpus, parse_cpus(value)?)?,
+            b"cpus" => once(&mut cpus, CpuMask::parse(value)?)?,
             b"provider" => once(&mut filter, one_of(value, b"seccomp", b"none")?)?,
             b"arm" => once(&mut arm_on_exec, one_of(value, b"exec", b"prctl")?)?,
             b"locked" => once(&mut locked, one_of(value, b"yes", b"no")?)?,
@@ -52,20 +54,53 @@ fn one_of(value: &[u8], yes: &[u8], no: &[u8]) -> Option<bool> {
     }
 }
 
-fn parse_cpus(list: &[u8]) -> Option<CpuMask> {
-    let mut mask = CpuMask::default();
-    for range in list.split(|&byte| byte == b',') {
-        let mut ends = range.splitn(2, |&byte| byte == b'-');
-        let first = number(ends.next()?)?;
-        let last = ends.next().map_or(Some(first), number)?;
-        if last < first {
-            return None;
+impl CpuMask {
+    pub const N_CPUS: usize = 8192;
+    pub const EMPTY: CpuMask = CpuMask([0; CpuMask::N_CPUS / 64]);
+
+    /// The list format of cpuset(7).
+    pub fn parse(list: &[u8]) -> Option<CpuMask> {
+        let mut mask = CpuMask::EMPTY;
+        for range in list.split(|&byte| byte == b',') {
+            let mut ends = range.splitn(2, |&byte| byte == b'-');
+            let first = number(ends.next()?)?;
+            let last = ends.next().map_or(Some(first), number)?;
+            if last < first {
+                return None;
+            }
+            for cpu in first..=last {
+                *mask.0.get_mut(cpu / 64)? |= 1 << (cpu % 64);
+            }
         }
-        for cpu in first..=last {
-            *mask.get_mut(cpu / 64)? |= 1 << (cpu % 64);
-        }
+        Some(mask)
     }
-    Some(mask)
+
+    fn contains(&self, cpu: usize) -> bool {
+        self.0.get(cpu / 64).is_some_and(|word| word >> (cpu % 64) & 1 == 1)
+    }
+}
+
+impl fmt::Display for CpuMask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        let mut cpu = 0;
+        while cpu < CpuMask::N_CPUS {
+            let first = cpu;
+            while self.contains(cpu) {
+                cpu += 1;
+            }
+            match cpu - first {
+                0 => {}
+                1 => write!(f, "{separator}{first}")?,
+                _ => write!(f, "{separator}{first}-{}", cpu - 1)?,
+            }
+            if first < cpu {
+                separator = ",";
+            }
+            cpu += 1;
+        }
+        Ok(())
+    }
 }
 
 fn number(digits: &[u8]) -> Option<usize> {
@@ -82,11 +117,11 @@ mod tests {
     #[test]
     fn a_good_plan_is_read_in_any_order_of_keys() {
         let plan = parse(b"v1 cpus=1,3-4,64 provider=seccomp arm=prctl locked=no").unwrap();
-        assert_eq!((plan.cpus[0], plan.cpus[1]), (0b11010, 1));
+        assert_eq!((plan.cpus.0[0], plan.cpus.0[1]), (0b11010, 1));
         assert_eq!((plan.filter, plan.arm_on_exec, plan.locked), (true, false, false));
         let plan = parse(b"v1 locked=yes arm=exec provider=none cpus=1023").unwrap();
         assert_eq!((plan.filter, plan.arm_on_exec, plan.locked), (false, true, true));
-        assert_eq!(plan.cpus[15], 1 << 63);
+        assert_eq!(plan.cpus.0[15], 1 << 63);
     }
 
     #[test]
@@ -96,7 +131,7 @@ mod tests {
             "v1",
             "v2 cpus=1 provider=none arm=exec locked=no",
             "v1 cpus= provider=none arm=exec locked=no",
-            "v1 cpus=1024 provider=none arm=exec locked=no",
+            "v1 cpus=8192 provider=none arm=exec locked=no",
             "v1 cpus=3-1 provider=none arm=exec locked=no",
             "v1 cpus=1- provider=none arm=exec locked=no",
             "v1 cpus=99999999999999999999 provider=none arm=exec locked=no",
@@ -108,5 +143,13 @@ mod tests {
         ] {
             assert_eq!(parse(bad.as_bytes()), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn cpus_are_told_as_they_are_written() {
+        for list in ["0", "1,3-4", "0-8191", "63-64,66,8191"] {
+            assert_eq!(CpuMask::parse(list.as_bytes()).unwrap().to_string(), list);
+        }
+        assert_eq!(CpuMask::EMPTY.to_string(), "");
     }
 }

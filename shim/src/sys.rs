@@ -8,24 +8,23 @@ use core::{
 };
 
 use quietcore_shim::{
+    failure::Errno,
     filter::Instruction,
-    path::{Candidate, Found},
+    path::{Found, Obstacle},
     plan::CpuMask,
 };
 
-pub(crate) const EACCES: i32 = 13;
-
 // asm/unistd_64.h
 const WRITE: usize = 1;
-const STAT: usize = 4;
 const RT_SIGPROCMASK: usize = 14;
-const ACCESS: usize = 21;
 const EXECVE: usize = 59;
 const RT_SIGTIMEDWAIT: usize = 128;
 const PRCTL: usize = 157;
 const SCHED_GETAFFINITY: usize = 204;
 const EXIT_GROUP: usize = 231;
+const NEWFSTATAT: usize = 262;
 const SECCOMP: usize = 317;
+const FACCESSAT2: usize = 439; // Linux 5.8
 
 global_asm!(
     ".globl _start",
@@ -103,8 +102,8 @@ unsafe fn syscall(nr: usize, a: usize, b: usize, c: usize, d: usize, e: usize) -
     ret
 }
 
-fn errno(ret: isize) -> Result<usize, i32> {
-    usize::try_from(ret).map_err(|_negative| i32::try_from(-ret).unwrap_or(i32::MAX))
+fn errno(ret: isize) -> Result<usize, Errno> {
+    usize::try_from(ret).map_err(|_negative| Errno(i32::try_from(-ret).unwrap_or(i32::MAX)))
 }
 
 pub(crate) fn write_stderr(text: &[u8]) {
@@ -119,11 +118,12 @@ pub(crate) fn exit(code: i32) -> ! {
     }
 }
 
-pub(crate) fn allowed_cpus(mask: &mut CpuMask) -> Result<(), i32> {
+pub(crate) fn allowed_cpus() -> Result<CpuMask, Errno> {
+    let mut mask = CpuMask::EMPTY;
     // SAFETY: the kernel writes at most the given size into `mask`.
     let ret =
-        unsafe { syscall(SCHED_GETAFFINITY, 0, size_of::<CpuMask>(), mask.as_mut_ptr() as usize, 0, 0) };
-    errno(ret).map(|_| ())
+        unsafe { syscall(SCHED_GETAFFINITY, 0, size_of_val(&mask.0), mask.0.as_mut_ptr() as usize, 0, 0) };
+    errno(ret).map(|_| mask)
 }
 
 /// The answer says nothing that the caller does not see better by what happened.
@@ -140,12 +140,15 @@ struct FilterProgram {
     instructions: *const Instruction,
 }
 
-pub(crate) fn seccomp(instructions: &[Instruction]) -> Result<(), i32> {
+pub(crate) fn seccomp(instructions: &[Instruction]) -> Result<(), Errno> {
     const SET_MODE_FILTER: usize = 1;
+    // Before Linux 5.16 a filter without it turns on the mitigation of speculative store bypass, for good.
+    const SPEC_ALLOW: usize = 1 << 2;
     let len = u16::try_from(instructions.len()).unwrap_or(0);
     let program = FilterProgram { len, instructions: instructions.as_ptr() };
     // SAFETY: `program` and what it points to are readable for the call; the kernel copies them.
-    errno(unsafe { syscall(SECCOMP, SET_MODE_FILTER, 0, &raw const program as usize, 0, 0) }).map(|_| ())
+    errno(unsafe { syscall(SECCOMP, SET_MODE_FILTER, SPEC_ALLOW, &raw const program as usize, 0, 0) })
+        .map(|_| ())
 }
 
 const SIGSET_SIZE: usize = size_of::<u64>();
@@ -170,45 +173,87 @@ pub(crate) fn restore(mask: u64) {
     change_mask(SIG_SETMASK, mask);
 }
 
-/// Takes a blocked signal off the queue, without waiting; false when there is none.
-pub(crate) fn take_pending(signal: u8) -> bool {
-    let set = 1u64 << (signal - 1);
-    let now = [0u64; 2]; // struct timespec
-    // SAFETY: both are readable for the call; a null siginfo is allowed.
-    let ret = unsafe {
-        syscall(RT_SIGTIMEDWAIT, &raw const set as usize, 0, now.as_ptr() as usize, SIGSET_SIZE, 0)
-    };
-    0 < ret
+/// Who sent a signal that was taken off the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sender {
+    Kernel,
+    Process,
 }
 
-/// What exec.LookPath asks: is it there, is it no folder, may this user execute it?
-pub(crate) fn candidate(found: &Found) -> Candidate {
+/// struct siginfo (asm-generic/siginfo.h): si_signo, si_errno, si_code, and what depends on them.
+#[repr(C, align(8))]
+struct SigInfo([i32; 128 / size_of::<i32>()]);
+
+const SI_CODE: usize = 2;
+/// No process can pretend it to another (rt_sigqueueinfo(2)); bpf_send_signal says it (kernel/trace/bpf_trace.c).
+const SI_KERNEL: i32 = 0x80;
+
+/// Takes a blocked signal off the queue; waits for one at most that long.
+pub(crate) fn take_pending(signal: u8, milliseconds: u64) -> Option<Sender> {
+    let set = 1u64 << (signal - 1);
+    let timeout = [0u64, milliseconds * 1_000_000]; // struct timespec
+    let mut info = SigInfo([0; _]);
+    // SAFETY: the set and the timeout are readable for the call, `info` is as large as struct siginfo.
+    let ret = unsafe {
+        syscall(
+            RT_SIGTIMEDWAIT,
+            &raw const set as usize,
+            &raw mut info as usize,
+            timeout.as_ptr() as usize,
+            SIGSET_SIZE,
+            0,
+        )
+    };
+    match info.0[SI_CODE] {
+        _ if ret <= 0 => None,
+        SI_KERNEL => Some(Sender::Kernel),
+        _ => Some(Sender::Process),
+    }
+}
+
+const AT_FDCWD: usize = (-100isize).cast_unsigned();
+
+/// What findExecutable of Go's os/exec asks: is it there, is it no folder, may this user execute it?
+pub(crate) fn look(found: &Found) -> Result<(), Obstacle> {
     const S_IFMT: u32 = 0o170_000;
     const S_IFDIR: u32 = 0o040_000;
-    const MODE: usize = 24 / size_of::<u32>(); // st_mode in struct stat, asm/stat.h
-    const X_OK: usize = 1;
+    const ANY_X: u32 = 0o111;
+    let mode = mode(found).map_err(Obstacle::NotThere)?;
+    if mode & S_IFMT == S_IFDIR {
+        return Err(Obstacle::IsThere(Errno(Errno::EISDIR)));
+    }
+    match may_execute(found) {
+        Ok(()) => Ok(()),
+        // A seccomp profile that does not know the call: the mode bits must do.
+        Err(Errno(Errno::ENOSYS | Errno::EPERM)) if mode & ANY_X != 0 => Ok(()),
+        Err(Errno(Errno::ENOSYS | Errno::EPERM)) => Err(Obstacle::IsThere(Errno(Errno::EACCES))),
+        Err(errno) => Err(Obstacle::IsThere(errno)),
+    }
+}
+
+fn mode(found: &Found) -> Result<u32, Errno> {
+    const ST_MODE: usize = 24; // in struct stat, asm/stat.h
     let path = found.as_bytes_with_nul().as_ptr() as usize;
-    let mut stat = [0u32; 144 / size_of::<u32>()];
-    // SAFETY: the path is terminated, and `stat` is as large as struct stat.
-    match errno(unsafe { syscall(STAT, path, stat.as_mut_ptr() as usize, 0, 0, 0) }) {
-        Ok(_) => {}
-        Err(EACCES) => return Candidate::NoPermission,
-        Err(_) => return Candidate::Missing,
-    }
-    if stat[MODE] & S_IFMT == S_IFDIR {
-        return Candidate::Directory;
-    }
+    let mut stat = [0u64; 144 / size_of::<u64>()];
+    // SAFETY: the path is terminated, and `stat` is as large and as aligned as struct stat.
+    let ret = unsafe { syscall(NEWFSTATAT, AT_FDCWD, path, stat.as_mut_ptr() as usize, 0, 0) };
+    let [a, b, c, d, ..] = stat[ST_MODE / size_of::<u64>()].to_le_bytes();
+    errno(ret).map(|_| u32::from_le_bytes([a, b, c, d]))
+}
+
+fn may_execute(found: &Found) -> Result<(), Errno> {
+    const X_OK: usize = 1;
+    const AT_EACCESS: usize = 0x200;
+    let path = found.as_bytes_with_nul().as_ptr() as usize;
     // SAFETY: the path is terminated.
-    match errno(unsafe { syscall(ACCESS, path, X_OK, 0, 0, 0) }) {
-        Ok(_) => Candidate::Executable,
-        Err(_) => Candidate::NoPermission,
-    }
+    errno(unsafe { syscall(FACCESSAT2, AT_FDCWD, path, X_OK, AT_EACCESS, 0) }).map(|_| ())
 }
 
 /// Returns only when it failed.
-pub(crate) fn exec(found: &Found, program: &Program, first_arg: usize) {
+pub(crate) fn exec(found: &Found, program: &Program, first_arg: usize) -> Errno {
     let path = found.as_bytes_with_nul().as_ptr() as usize;
     let argv = program.argv().wrapping_add(first_arg) as usize;
     // SAFETY: the path is terminated; argv and envp are the kernel's own null-terminated lists.
-    unsafe { syscall(EXECVE, path, argv, program.envp() as usize, 0, 0) };
+    let ret = unsafe { syscall(EXECVE, path, argv, program.envp() as usize, 0, 0) };
+    Errno(i32::try_from(-ret).unwrap_or(i32::MAX))
 }

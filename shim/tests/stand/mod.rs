@@ -1,5 +1,5 @@
 //! Starts the built shim as a runtime would, under a tracer that plays the guard: when the shim's thread
-//! returns from the challenge, it raises the signal, as the BPF program does.
+//! returns from the challenge, the signal is there, and from the kernel, as the BPF program sends it.
 #![expect(unsafe_code, reason = "fork, system calls that nix does not have, a signal that it cannot name")]
 #![allow(dead_code, reason = "each test file uses its own part")]
 
@@ -31,8 +31,16 @@ pub(crate) struct Start {
     pub(crate) env: Vec<Vec<u8>>,
     /// Runs in the child, between fork and exec.
     pub(crate) before: fn() -> io::Result<()>,
-    /// Whether anybody answers the challenge.
-    pub(crate) watched: bool,
+    pub(crate) answer: Answer,
+}
+
+/// Who answers the challenge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Guard,
+    /// One that shares the PID namespace, and pretends.
+    AnotherProcess,
+    Nobody,
 }
 
 /// What came of it. `began` and `became` are what the kernel shows of the process at the shim's first
@@ -72,7 +80,7 @@ impl Start {
             argv: argv.map(|arg| arg.as_bytes().to_vec()).collect(),
             env: vec![b"PATH=/usr/bin:/bin".to_vec()],
             before: || Ok(()),
-            watched: true,
+            answer: Answer::Guard,
         }
     }
 
@@ -138,12 +146,42 @@ impl Start {
             return;
         }
         asked.push((registers.rsi, registers.rdx));
-        if self.watched && registers.rsi == u64::from(CHALLENGE) {
+        let signal = i32::try_from(registers.rdx).unwrap();
+        match self.answer {
+            Answer::Guard if registers.rsi == u64::from(CHALLENGE) => raise_by_kernel(pid, signal, registers),
             // SAFETY: kill takes integers.
-            let sent = unsafe { libc::kill(pid.as_raw(), i32::try_from(registers.rdx).unwrap()) };
-            assert_eq!(sent, 0, "{}", io::Error::last_os_error());
+            Answer::AnotherProcess => assert_eq!(unsafe { libc::kill(pid.as_raw(), signal) }, 0),
+            Answer::Guard | Answer::Nobody => {}
         }
     }
+}
+
+/// What bpf_send_signal leaves in siginfo. Only the kernel may say it, and a process to itself: so the tracee
+/// is made to call rt_sigqueueinfo(2), with the bytes below its stack, and its registers are put back.
+fn raise_by_kernel(pid: Pid, signal: i32, registers: libc::user_regs_struct) {
+    const SI_KERNEL: i64 = 0x80;
+    const SYSCALL_INSTRUCTION: u64 = 2; // its length
+    let info = registers.rsp - 1024;
+    for (word, value) in [i64::from(signal), SI_KERNEL].into_iter().chain([0; 14]).enumerate() {
+        let address = info + 8 * u64::try_from(word).unwrap();
+        ptrace::write(pid, std::ptr::with_exposed_provenance_mut(usize::try_from(address).unwrap()), value)
+            .unwrap();
+    }
+    let call = libc::user_regs_struct {
+        rip: registers.rip - SYSCALL_INSTRUCTION,
+        rax: libc::SYS_rt_sigqueueinfo.cast_unsigned(),
+        rdi: u64::try_from(pid.as_raw()).unwrap(),
+        rsi: u64::try_from(signal).unwrap(),
+        rdx: info,
+        ..registers
+    };
+    ptrace::setregs(pid, call).unwrap();
+    for _entry_and_exit in 0..2 {
+        ptrace::syscall(pid, None).unwrap();
+        assert_eq!(waitpid(pid, None).unwrap(), WaitStatus::PtraceSyscall(pid));
+    }
+    assert_eq!(ptrace::getregs(pid).unwrap().rax, 0, "rt_sigqueueinfo");
+    ptrace::setregs(pid, registers).unwrap();
 }
 
 impl Process {
