@@ -336,7 +336,7 @@ impl Run {
 
 /// The process that execs the shim: the started one, or, in a PID namespace, the child of unshare(1).
 fn shell_of(started: i32, direct: bool) -> i32 {
-    for _ in 0..500 {
+    for _ in 0..3000 {
         let pid = if direct { Some(started) } else { only_child(started) };
         // A shell that waits in read(2) for "go".
         if let Some(pid) = pid
@@ -349,7 +349,8 @@ fn shell_of(started: i32, direct: bool) -> i32 {
         #[expect(clippy::disallowed_methods, reason = "a test that waits for another process")]
         std::thread::sleep(Duration::from_millis(10));
     }
-    panic!("the shell did not start");
+    let now = |file: &str| std::fs::read_to_string(format!("/proc/{started}/{file}"));
+    panic!("the shell did not start within 30 s: {:?} {:?} {:?}", now("comm"), now("syscall"), now("status"));
 }
 
 fn only_child(pid: i32) -> Option<i32> {
