@@ -20,7 +20,7 @@ packages: ## install the Debian packages that the build needs
 
 check: packages ## format and lints
 	cargo fmt --check
-	clang-format --dry-run -Werror plugin/bpf/*.[ch] abi/include/*.h examples/*/*.c tests/workloads/*.c plugin/tests/guard/stand/*.c
+	clang-format --dry-run -Werror plugin/bpf/*.[ch] abi/include/*.h examples/*/*.c tests/workloads/*.c plugin/tests/guard/stand/*.[ch]
 	cargo clippy --quiet --workspace --all-targets --features quietcore/kernel,quietcore-tests/cluster -- -D warnings
 
 unit: packages ## tests that need nothing

@@ -1,5 +1,5 @@
 //! Interrupts against an oracle that the kernel's tracepoints know nothing of: the null selector in %es that
-//! every IRET zeroes (`es_spin` in entries.c).
+//! every IRET zeroes (`es_spin` in interrupts.c).
 
 use std::collections::BTreeSet;
 

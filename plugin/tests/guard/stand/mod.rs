@@ -4,18 +4,21 @@
 #![allow(dead_code, reason = "not every one uses all of it")]
 #![allow(clippy::unwrap_used, reason = "this is a test, also what is not inside a #[test]")]
 
+mod programs;
+
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     sync::{
-        Mutex, OnceLock,
+        Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use programs::{entries, tiny, workload};
 use quietcore::{
     agent::shim_file,
     arm::plan::{Provider, shim_plan},
@@ -333,7 +336,7 @@ impl Run {
 
 /// The process that execs the shim: the started one, or, in a PID namespace, the child of unshare(1).
 fn shell_of(started: i32, direct: bool) -> i32 {
-    for _ in 0..500 {
+    for _ in 0..3000 {
         let pid = if direct { Some(started) } else { only_child(started) };
         // A shell that waits in read(2) for "go".
         if let Some(pid) = pid
@@ -346,7 +349,8 @@ fn shell_of(started: i32, direct: bool) -> i32 {
         #[expect(clippy::disallowed_methods, reason = "a test that waits for another process")]
         std::thread::sleep(Duration::from_millis(10));
     }
-    panic!("the shell did not start");
+    let now = |file: &str| std::fs::read_to_string(format!("/proc/{started}/{file}"));
+    panic!("the shell did not start within 30 s: {:?} {:?} {:?}", now("comm"), now("syscall"), now("status"));
 }
 
 fn only_child(pid: i32) -> Option<i32> {
@@ -359,28 +363,4 @@ pub fn number(text: &str) -> u64 {
         Some(digits) => u64::from_str_radix(digits, 16).unwrap(),
         None => text.parse().unwrap(),
     }
-}
-
-fn workload() -> &'static str {
-    static BUILT: OnceLock<String> = OnceLock::new();
-    BUILT.get_or_init(|| build("../tests/workloads/workload.c", "workload", &["-pthread"]))
-}
-
-fn entries() -> &'static str {
-    static BUILT: OnceLock<String> = OnceLock::new();
-    BUILT.get_or_init(|| build("tests/guard/stand/entries.c", "entries", &["-pthread"]))
-}
-
-fn tiny() -> &'static str {
-    static BUILT: OnceLock<String> = OnceLock::new();
-    BUILT.get_or_init(|| build("tests/guard/stand/tiny.c", "tiny", &["-nostdlib", "-no-pie"]))
-}
-
-fn build(source: &str, name: &str, flags: &[&str]) -> String {
-    let plugin = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let mut gcc = Command::new("gcc");
-    gcc.args(["-O2", "-static"]).args(flags).arg("-I").arg(plugin.join("../abi/include"));
-    assert!(gcc.arg(plugin.join(source)).arg("-o").arg(&built).status().unwrap().success());
-    built.to_str().unwrap().to_owned()
 }
