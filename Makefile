@@ -5,7 +5,7 @@ BUILD := $(or $(CARGO_TARGET_DIR),target)
 AGENT := $(BUILD)/$(TARGET)/fast/quietcore
 TESTBED := cargo run --quiet -p quietcore-tests --bin testbed --
 E2E := cargo test --quiet -p quietcore-tests --features cluster
-E2E_FILES := strict_pod refusals hostile_pods bad_days testbed uninstall
+E2E_FILES := strict_pod refusals hostile_pods bad_days uninstall
 # what the build needs of Debian; the testbed adds its own
 PACKAGES := gcc libc6-dev make pkg-config clang clang-format libclang1-14 libclang-common-14-dev libelf-dev zlib1g-dev linux-libc-dev
 
@@ -35,6 +35,7 @@ agent: packages ## build the agent as the demo and the tests install it
 
 e2e: agent ## end-to-end tests on real clusters of their own, gone afterwards: needs root
 	$(TESTBED) run --agent $(AGENT) -- $(E2E) $(addprefix --test ,$(E2E_FILES)) -- --test-threads=1
+	$(TESTBED) run -- $(E2E) --test testbed -- --test-threads=1
 	$(TESTBED) run --nodes 3 --agent $(AGENT) -- $(E2E) --test three_nodes --test three_nodes_product -- --test-threads=1
 	$(E2E) --test supervisor -- --test-threads=1
 
