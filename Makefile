@@ -5,7 +5,7 @@ BUILD := $(or $(CARGO_TARGET_DIR),target)
 AGENT := $(BUILD)/$(TARGET)/fast/quietcore
 TESTBED := cargo run --quiet -p quietcore-tests --bin testbed --
 E2E := cargo test --quiet -p quietcore-tests --features cluster
-E2E_FILES := strict_pod refusals hostile_pods bad_days uninstall testbed
+E2E_FILES := strict_pod refusals hostile_pods bad_days testbed uninstall
 # what the build needs of Debian; the testbed adds its own
 PACKAGES := gcc libc6-dev make pkg-config clang clang-format libclang1-14 libclang-common-14-dev libelf-dev zlib1g-dev linux-libc-dev
 
@@ -20,7 +20,7 @@ packages: ## install the Debian packages that the build needs
 
 check: packages ## format and lints
 	cargo fmt --check
-	clang-format --dry-run -Werror plugin/bpf/*.[ch] abi/include/*.h examples/*/*.c tests/workloads/*.c plugin/tests/guard/stand/*.c
+	clang-format --dry-run -Werror plugin/bpf/*.[ch] abi/include/*.h examples/*/*.c tests/workloads/*.c plugin/tests/guard/stand/*.[ch]
 	cargo clippy --quiet --workspace --all-targets --features quietcore/kernel,quietcore-tests/cluster -- -D warnings
 
 unit: packages ## tests that need nothing

@@ -20,6 +20,7 @@ use super::{
 };
 
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guard.bpf.o"));
+const TRACEPOINT: &str = "tp_btf/";
 const PID_LEVEL: &str = "qc_own_pid_level";
 
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,11 @@ pub enum GuardError {
          remove that directory, then restart the agent"
     )]
     OtherVersionUnreadable { path: PathBuf, source: libbpf_rs::Error },
+    #[error(
+        "{link} is gone, so strict containers of this node run half guarded: drain its strict pods, then restart \
+         the agent"
+    )]
+    Incomplete { link: PathBuf },
     #[error("map the guard's memory")]
     Map(#[source] io::Error),
     #[error("read the ring of records")]
@@ -75,7 +81,7 @@ impl Guard {
         fs::create_dir_all(root).map_err(|source| GuardError::PinDir { path: root.to_owned(), source })?;
         let dir = pins::dir_of(root, OBJECT);
         pins::remove_others(root, &dir)?;
-        let adopted = dir.exists();
+        let adopted = dir.exists() && may_adopt(&kernel, &dir)?;
         if !adopted {
             load_and_pin(&kernel, &dir)?;
         }
@@ -100,12 +106,28 @@ impl Guard {
     }
 }
 
+/// Somebody may have removed a link's pin, and with it the program behind it: half a guard is none.
+fn may_adopt(kernel: &Kernel, dir: &Path) -> Result<bool, GuardError> {
+    let object = ObjectBuilder::default().open_memory(OBJECT).map_err(GuardError::Load)?;
+    let missing = object.progs().find_map(|program| {
+        let section = program.section().to_string_lossy().into_owned();
+        let link = dir.join(pins::link_of(&program.name().to_string_lossy()));
+        let attached = section.strip_prefix(TRACEPOINT).is_some_and(|name| kernel.has_tracepoint(name));
+        (attached && !link.exists()).then_some(link)
+    });
+    match missing {
+        None => Ok(true),
+        Some(link) if pins::in_use(dir)? => Err(GuardError::Incomplete { link }),
+        Some(_) => pins::remove(dir).map(|()| false),
+    }
+}
+
 fn open_object(kernel: &Kernel, wanted: impl Fn(&str) -> bool) -> Result<Object, GuardError> {
     let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(GuardError::Load)?;
     for mut program in open.progs_mut() {
         let section = program.section().to_string_lossy().into_owned();
         let exists =
-            section.strip_prefix("tp_btf/").is_none_or(|tracepoint| kernel.has_tracepoint(tracepoint));
+            section.strip_prefix(TRACEPOINT).is_none_or(|tracepoint| kernel.has_tracepoint(tracepoint));
         let named = wanted(&program.name().to_string_lossy());
         program.set_autoload(exists && named);
     }
@@ -150,7 +172,7 @@ fn attach_all(kernel: &Kernel, dir: &Path) -> Result<Object, GuardError> {
         program.pin(&path).map_err(pin(&path))?;
         let mut link: Link =
             program.attach().map_err(|source| GuardError::Attach { program: name.clone(), source })?;
-        let path = dir.join(format!("{name}-link"));
+        let path = dir.join(pins::link_of(&name));
         link.pin(&path).map_err(pin(&path))?;
     }
     Ok(object)

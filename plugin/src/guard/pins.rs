@@ -43,6 +43,10 @@ pub(super) fn name_of(map: &str) -> String {
     map.trim_start_matches('.').replace('.', "-")
 }
 
+pub(super) fn link_of(program: &str) -> String {
+    format!("{program}-link")
+}
+
 pub(super) fn open(dir: &Path) -> Result<Pinned, GuardError> {
     Ok(Pinned {
         threads: open_map(&dir.join("qc_threads"))?,
@@ -78,7 +82,7 @@ pub(super) fn remove(path: &Path) -> Result<(), GuardError> {
     fs::remove_dir_all(path).map_err(|source| GuardError::PinDir { path: path.to_owned(), source })
 }
 
-fn in_use(dir: &Path) -> Result<bool, GuardError> {
+pub(super) fn in_use(dir: &Path) -> Result<bool, GuardError> {
     let unreadable = |source| GuardError::OtherVersionUnreadable { path: dir.to_owned(), source };
     let cpus = MapHandle::from_pinned_path(dir.join(CPUS)).map_err(unreadable)?;
     let value = cpus.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).map_err(unreadable)?.unwrap_or_default();

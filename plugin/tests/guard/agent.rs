@@ -2,7 +2,12 @@
 
 use libbpf_rs::{MapCore as _, MapHandle, query::MapInfoIter};
 use quietcore::{
-    guard::{abi::QC_KIND_SYSCALL, load::GuardError, slots::Slot},
+    guard::{
+        abi::QC_KIND_SYSCALL,
+        load::{Guard, GuardError},
+        rules::rules,
+        slots::Slot,
+    },
     policy::effective::{Action, Effective},
 };
 use std::{fs, path::PathBuf, time::Duration};
@@ -39,11 +44,11 @@ fn threads_stay_guarded_while_no_agent_runs_and_the_next_one_reads_what_happened
 fn an_agent_of_another_version_waits_until_no_strict_container_runs() {
     let mut stand = Stand::new();
     let slot = Slot::new(3).unwrap();
-    stand.guard().slots.open(slot, quietcore::guard::rules::rules(&signal_calls(), &"1".parse().unwrap()));
+    stand.guard().slots.open(slot, rules(&signal_calls(), &"1".parse().unwrap()));
     let ours = pins(&stand).remove(0);
     let old = ours.with_file_name("abi1-0123456789abcdef");
     fs::rename(&ours, &old).unwrap();
-    let refused = quietcore::guard::load::Guard::start(stand.root());
+    let refused = Guard::start(stand.root());
     assert!(matches!(refused, Err(GuardError::OtherVersionInUse { path }) if path == old));
     stand.guard().slots.close(slot);
     stand.start_agent().unwrap();
@@ -60,6 +65,20 @@ fn what_an_agent_left_half_made_is_made_anew() {
     stand.start_agent().unwrap();
     assert!(!stand.guard().adopted);
     assert_eq!(pins(&stand), [ours]);
+}
+
+#[test]
+fn a_guard_of_which_a_part_is_missing_is_not_adopted() {
+    let mut stand = Stand::new();
+    let slot = Slot::new(3).unwrap();
+    stand.guard().slots.open(slot, rules(&signal_calls(), &"1".parse().unwrap()));
+    let link = pins(&stand)[0].join("qc_sys_exit-link");
+    fs::remove_file(&link).unwrap();
+    let refused = Guard::start(stand.root());
+    assert!(matches!(refused, Err(GuardError::Incomplete { link: missing }) if missing == link));
+    stand.guard().slots.close(slot);
+    stand.start_agent().unwrap();
+    assert!(!stand.guard().adopted && link.exists());
 }
 
 #[test]

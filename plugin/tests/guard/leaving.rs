@@ -69,3 +69,19 @@ fn a_thread_killed_while_armed_leaves_every_record_and_a_free_slot() {
     assert_eq!((run.signal, run.counts.lost), (Some(9), 0));
     assert_eq!(entries, run.counts.violations[QC_INTERRUPT as usize]);
 }
+
+#[test]
+fn a_thread_of_a_slots_earlier_holder_is_nobodys() {
+    let stand = Stand::new();
+    let policy = only(QC_INTERRUPT, Action::Report);
+    let mut run = stand.start_entries(&policy, "spin", 0);
+    run.wait_for("arming");
+    stand.wait_until("it was interrupted", |records| 10 < records.len());
+    stand.reuse_slot(&policy);
+    let before = stand.records().len();
+    #[expect(clippy::disallowed_methods, reason = "time in which the thread is interrupted, unseen")]
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    let run = run.kill(&stand);
+    assert!(0 < before);
+    assert_eq!((run.records.len(), run.counts.entries), (0, [0; 4]));
+}

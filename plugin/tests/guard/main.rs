@@ -5,11 +5,6 @@
     clippy::print_stdout,
     reason = "all of this is a test, also what is not inside a #[test]"
 )]
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test says by a panic what went wrong, and prints figures"
-)]
 
 mod stand;
 mod workload;

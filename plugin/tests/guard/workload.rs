@@ -46,9 +46,9 @@ fn every_tick_is_one_signal_and_our_own_ipi_is_none() {
     let run = stand.run(&policy, "ticks");
     let interrupts: Vec<_> =
         run.records.iter().filter(|record| record.class == 2 && record.kind < 16).collect();
-    let sent = interrupts.iter().filter(|record| record.flags & QC_F_SIGNALLED != 0).count();
-    assert_eq!(interrupts.len(), sent, "{:?}", kinds(&run.records));
-    assert_eq!(run.told("signals"), sent.to_string(), "{:?}", kinds(&run.records));
+    // Some found no room at once, and were sent right after: flags alone do not tell.
+    assert_eq!(run.told("signals"), interrupts.len().to_string(), "{:?}", kinds(&run.records));
+    assert_eq!(run.counts.signals, interrupts.len() as u64);
     let ticks = interrupts.iter().filter(|record| u32::from(record.kind) == QC_KIND_TICK).count();
     assert!(100 < ticks, "two seconds have hundreds of ticks: {ticks}");
 }
@@ -131,6 +131,14 @@ fn armed_at_exec_the_first_system_call_is_the_violation() {
 fn a_program_that_nobody_watches_is_not_run() {
     let stand = Stand::new();
     let run = stand.run_unwatched("syscall");
+    assert!(run.output.contains("the alarm did not go off"), "{}", run.output);
+    assert_eq!(run.code, Some(125));
+}
+
+#[test]
+fn a_process_that_the_runtimes_init_starts_is_no_shim() {
+    let stand = Stand::new();
+    let run = stand.run_as_hook("syscall");
     assert!(run.output.contains("the alarm did not go off"), "{}", run.output);
     assert_eq!(run.code, Some(125));
 }

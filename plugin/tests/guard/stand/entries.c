@@ -2,33 +2,15 @@
 /*
  * Enters the kernel in a known way a known number of times while armed, and says what it did and was told:
  * the other side of each count that the guard's tests compare.
+ *
+ *	entries DAY NUMBER
  */
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <linux/filter.h>
-#include <linux/membarrier.h>
-#include <linux/seccomp.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <ucontext.h>
-#include <unistd.h>
-#include "quietcore.h"
+#include "program.h"
 
-#define TOLD_MAX 100000
-static unsigned long told[TOLD_MAX], logged[1 << 20];
-static volatile unsigned long n_told, last_value;
+static unsigned long told[TOLD_MAX], last_value;
+volatile unsigned long n_told;
 
-static void on_signal(int sig, siginfo_t *info, void *context)
+void on_signal(int sig, siginfo_t *info, void *context)
 {
 	if (n_told < TOLD_MAX)
 		told[n_told] = ((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
@@ -41,60 +23,14 @@ static void skip_ud2(int sig, siginfo_t *info, void *context)
 	((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP] += 2;
 }
 
-static void handle(int sig, void (*handler)(int, siginfo_t *, void *))
-{
-	struct sigaction action = {.sa_sigaction = handler, .sa_flags = SA_SIGINFO};
-
-	sigaction(sig, &action, 0);
-}
-
-static inline long call(long nr, long a, long b, long c, long d, long e)
-{
-	register long r10 asm("r10") = d, r8 asm("r8") = e;
-	long ret;
-
-	asm volatile("syscall"
-		     : "=a"(ret)
-		     : "0"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
-		     : "rcx", "r11", "memory");
-	return ret;
-}
-
-/* Signals of the classes; 0: the policy's own. */
-static inline long arm(int sys, int exc, int irq)
-{
-	return call(SYS_prctl, PR_TASK_ISOLATION, PR_TASK_ISOLATION_ENABLE | PR_TASK_ISOLATION_CLASSES,
-		    PR_TASK_ISOLATION_SIGNALS(sys, exc, irq), 0, 0);
-}
-
-static inline long disarm(void)
-{
-	return call(SYS_prctl, PR_TASK_ISOLATION, 0, 0, 0, 0);
-}
-
-static inline void getppids(long n)
-{
-	while (n--)
-		call(SYS_getppid, 0, 0, 0, 0, 0);
-}
-
-static void pin(int cpu)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	sched_setaffinity(0, sizeof(set), &set);
-}
-
-static void tell(void)
+void tell(void)
 {
 	printf("signals=%lu value=%#lx handler=%p\n", n_told, last_value, (void *)on_signal);
 	for (unsigned long i = 0; i < n_told && i < TOLD_MAX; i++)
 		printf("told=%#lx\n", told[i]);
 }
 
-static void answer(int nr, int option, int error)
+void answer(int nr, int option, int error)
 {
 	struct sock_filter filter[] = {
 	    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
@@ -203,95 +139,6 @@ static void each_trap(long unused)
 	disarm();
 }
 
-/* What happens to the other CPU's threads of this process while one spins: wakeups and IPIs. */
-static int wake[2];
-static volatile int noisy = 1;
-
-static void *sleeper(void *unused)
-{
-	char byte;
-
-	pin(1);
-	while (read(wake[0], &byte, 1) == 1)
-		;
-	return 0;
-}
-
-static void *noise(void *unused)
-{
-	/* A disk's completions come as device interrupts, on whichever CPU they are steered to. */
-	int disk = open("/dev/vda", O_RDONLY | O_DIRECT);
-	char *block = aligned_alloc(4096, 4096);
-
-	pin(0);
-	for (long n = 0; noisy; n++) {
-		usleep(700);
-		write(wake[1], "x", 1);
-		usleep(300);
-		syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
-		if (disk >= 0)
-			pread(disk, block, 4096, n % 1000 << 20);
-	}
-	close(wake[1]);
-	return 0;
-}
-
-static void begin_noise(void)
-{
-	pthread_t threads[2];
-
-	syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
-	if (pipe(wake))
-		perror("pipe");
-	pthread_create(&threads[0], 0, sleeper, 0);
-	pthread_create(&threads[1], 0, noise, 0);
-}
-
-/*
- * A null selector in %es is zeroed by the IRET that ends an interrupt or exception, and by nothing else. The
- * loop looks at it in each turn, counted in %rdi, logs the turn in which it was zero, and puts it back.
- */
-extern char es_turn[], es_read[], es_after[], es_next[], es_hit[], es_back[], es_end[];
-
-__attribute__((noinline, noclone)) static void es_spin(unsigned long zeros)
-{
-	unsigned long turn = 0, *next = logged;
-
-	asm volatile("	mov $3, %%ecx\n"
-		     "	mov %%ecx, %%es\n"
-		     "es_turn: inc %%rdi\n"
-		     "es_read: mov %%es, %%eax\n"
-		     "es_after: test %%eax, %%eax\n"
-		     "	jz es_hit\n"
-		     "es_next: jmp es_turn\n"
-		     "es_hit: mov %%rdi, (%[next])\n"
-		     "	add $8, %[next]\n"
-		     "	mov %%ecx, %%es\n"
-		     "es_back: dec %[zeros]\n"
-		     "	jnz es_next\n"
-		     "es_end:\n"
-		     : "+D"(turn), [zeros] "+r"(zeros), [next] "+r"(next)
-		     :
-		     : "rax", "rcx", "cc", "memory");
-}
-
-static void oracle(long n)
-{
-	begin_noise();
-	es_spin(10);
-	arm(0, 0, 0);
-	es_spin(n);
-	disarm();
-	noisy = 0;
-	printf("turn=%p read=%p after=%p next=%p hit=%p back=%p end=%p\n", es_turn, es_read, es_after,
-	       es_next, es_hit, es_back, es_end);
-	for (long i = 0; i < n; i++)
-		printf("zero=%lu\n", logged[i]);
-}
-
-/* One real-time signal for each of N entries of a class: none coalesces, and each says where it came. */
-#define EACH (SIGRTMIN + 3)
-
 static void signal_each_call(long n)
 {
 	handle(EACH, on_signal);
@@ -316,195 +163,32 @@ static void signal_each_fault(long n)
 	tell();
 }
 
-static void signal_each_interrupt(long n)
-{
-	begin_noise();
-	handle(EACH, on_signal);
-	raise(EACH);
-	n_told = 0;
-	arm(0, 0, EACH);
-	while (n_told < (unsigned long)n)
-		__builtin_ia32_pause();
-	disarm();
-	tell();
-}
-
-/* v16's form: one signal for all classes. */
-static void one_signal(long sig)
-{
-	handle(sig, on_signal);
-	call(SYS_prctl, PR_TASK_ISOLATION, PR_TASK_ISOLATION_ENABLE | PR_TASK_ISOLATION_SET_SIG(sig), 0, 0,
-	     0);
-	getppids(1);
-	disarm();
-	tell();
-}
-
-static void default_signal(long unused)
-{
-	printf("arming\n");
-	fflush(stdout);
-	call(SYS_prctl, PR_TASK_ISOLATION, PR_TASK_ISOLATION_ENABLE, 0, 0, 0);
-	getppids(1);
-	printf("alive\n");
-}
-
-/* What only the shim may ask. */
-static void challenge(long unused)
-{
-	sigset_t set, pending;
-	long ret;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGUSR1);
-	sigprocmask(SIG_BLOCK, &set, 0);
-	answer(SYS_prctl, PR_TASK_ISOLATION, 0); /* so that nothing but the guard says no */
-	ret = call(SYS_prctl, PR_TASK_ISOLATION, PR_TASK_ISOLATION_CHALLENGE, SIGUSR1, 0, 0);
-	sigpending(&pending);
-	printf("ret=%ld pending=%d\n", ret, sigismember(&pending, SIGUSR1));
-	ret = call(SYS_prctl, PR_TASK_ISOLATION, PR_TASK_ISOLATION_ON_EXEC, 0, 0, 0);
-	fflush(stdout);
-	execl("/proc/self/exe", "entries", "getppids", "10", (char *)0);
-}
-
-/* The program's own filter is newer than the shim's, and answers first. */
-static void break_the_lock(long unused)
-{
-	answer(SYS_prctl, PR_TASK_ISOLATION, 0);
-	printf("own-signals=%ld\n", arm(SIGUSR1, 0, 0));
-	printf("plain=%ld\n", arm(0, 0, 0));
-	printf("disarm=%ld\n", disarm());
-}
-
-/* By the shim's filter. */
-static void locked_answers(long unused)
-{
-	printf("own-signals=%ld\n", arm(SIGUSR1, 0, 0));
-	printf("disarm=%ld\n", disarm());
-}
-
-/* N times to a CPU that is not granted, and back. */
-static void come_back(long n)
-{
-	while (n--) {
-		pin(0);
-		getppids(10);
-		pin(1);
-	}
-}
-
-static void leave_by_itself(long cpu)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	arm(0, 0, 0);
-	call(SYS_sched_setaffinity, 0, sizeof(set), (long)&set, 0, 0);
-	getppids(10);
-	call(SYS_sched_setaffinity, 0, sizeof(set), (long)&set, 0, 0);
-	printf("moved\n");
-}
-
-static void spin_armed(long unused)
-{
-	printf("arming\n");
-	fflush(stdout);
-	arm(0, 0, 0);
-	for (;;)
-		__builtin_ia32_pause();
-}
-
-static void *exec_itself(void *unused)
-{
-	arm(0, 0, 0);
-	execl("/proc/self/exe", "entries", "getppids", "10", (char *)0);
-	return 0;
-}
-
-static void exec_from_thread(long unused)
-{
-	pthread_t thread;
-
-	pthread_create(&thread, 0, exec_itself, 0);
-	pthread_join(thread, 0);
-}
-
-static void *calls_then_arms(void *unused)
-{
-	getppids(100);
-	arm(0, 0, 0);
-	getppids(1);
-	disarm();
-	return 0;
-}
-
-/* A thread made by an armed one is not armed, and may arm itself. */
-static void threads(long unused)
-{
-	pthread_t thread;
-
-	pthread_create(&thread, 0, calls_then_arms, 0);
-	arm(0, 0, 0);
-	disarm();
-	pthread_join(thread, 0);
-	arm(0, 0, 0);
-	pthread_create(&thread, 0, calls_then_arms, 0);
-	pthread_join(thread, 0);
-	disarm();
-}
-
-static void unaffine(long unused)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(0, &set);
-	CPU_SET(1, &set);
-	sched_setaffinity(0, sizeof(set), &set);
-	printf("ret=%ld\n", arm(0, 0, 0));
-}
+static const struct day own_days[] = {
+    {"calls", calls},
+    {"denied", denied},
+    {"int80", int80},
+    {"strange-numbers", strange_numbers},
+    {"faults", faults},
+    {"traps", traps},
+    {"each-trap", each_trap},
+    {"signal-each-call", signal_each_call},
+    {"signal-each-fault", signal_each_fault},
+    {"getppids", getppids},
+    {0, 0},
+};
 
 int main(int argc, char **argv)
 {
-	static const struct {
-		const char *name;
-		void (*run)(long);
-	} days[] = {
-	    {"calls", calls},
-	    {"denied", denied},
-	    {"int80", int80},
-	    {"strange-numbers", strange_numbers},
-	    {"faults", faults},
-	    {"traps", traps},
-	    {"each-trap", each_trap},
-	    {"oracle", oracle},
-	    {"signal-each-call", signal_each_call},
-	    {"signal-each-fault", signal_each_fault},
-	    {"signal-each-interrupt", signal_each_interrupt},
-	    {"one-signal", one_signal},
-	    {"default-signal", default_signal},
-	    {"challenge", challenge},
-	    {"break-the-lock", break_the_lock},
-	    {"locked-answers", locked_answers},
-	    {"come-back", come_back},
-	    {"leave", leave_by_itself},
-	    {"spin", spin_armed},
-	    {"exec-from-thread", exec_from_thread},
-	    {"threads", threads},
-	    {"unaffine", unaffine},
-	    {"getppids", getppids},
-	};
+	const struct day *tables[] = {own_days, interrupt_days, arming_days};
 
-	/* Present and written before anything is armed. */
-	memset(told, 0, sizeof(told));
-	memset(logged, 0, sizeof(logged));
-	for (unsigned i = 0; argc > 2 && i < sizeof(days) / sizeof(*days); i++)
-		if (!strcmp(argv[1], days[i].name)) {
-			days[i].run(atol(argv[2]));
-			printf("done\n");
-			return 0;
-		}
+	memset(told, 0, sizeof(told)); /* present before anything is armed */
+	for (int i = 0; argc > 2 && i < 3; i++)
+		for (const struct day *day = tables[i]; day->name; day++)
+			if (!strcmp(argv[1], day->name)) {
+				day->run(atol(argv[2]));
+				printf("done\n");
+				return 0;
+			}
 	fprintf(stderr, "entries: DAY NUMBER\n");
 	return 2;
 }

@@ -4,18 +4,21 @@
 #![allow(dead_code, reason = "not every one uses all of it")]
 #![allow(clippy::unwrap_used, reason = "this is a test, also what is not inside a #[test]")]
 
+mod programs;
+
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     sync::{
-        Mutex, OnceLock,
+        Mutex,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use programs::{entries, tiny, workload};
 use quietcore::{
     agent::shim_file,
     arm::plan::{Provider, shim_plan},
@@ -72,6 +75,19 @@ pub struct Running {
     output: String,
 }
 
+/// How the stand-in for the runtime's init comes to exec the shim.
+struct How {
+    around: &'static [&'static str],
+    script: &'static str,
+    watched: bool,
+}
+
+impl Default for How {
+    fn default() -> How {
+        How { around: &[], script: "read go; exec \"$@\" 2>&1", watched: true }
+    }
+}
+
 const SLOT: u8 = 7;
 
 impl Stand {
@@ -109,15 +125,38 @@ impl Stand {
     }
 
     pub fn run_as_init(&self, policy: &Effective, day: &str) -> Run {
-        self.start_in(policy, &[workload(), day], &["unshare", "--pid", "--fork"], true).finish(self)
+        self.start_in(
+            policy,
+            &[workload(), day],
+            &How { around: &["unshare", "--pid", "--fork"], ..How::default() },
+        )
+        .finish(self)
     }
 
     pub fn start(&self, policy: &Effective, day: &str) -> Running {
-        self.start_in(policy, &[workload(), day], &[], true)
+        self.start_in(policy, &[workload(), day], &How::default())
     }
 
     pub fn run_unwatched(&self, day: &str) -> Run {
-        self.start_in(&enforce([Action::Report; 4]), &[workload(), day], &[], false).finish(self)
+        self.start_in(
+            &enforce([Action::Report; 4]),
+            &[workload(), day],
+            &How { watched: false, ..How::default() },
+        )
+        .finish(self)
+    }
+
+    /// A process that the runtime's init starts, as it starts hooks.
+    pub fn run_as_hook(&self, day: &str) -> Run {
+        let how = How { script: "read go; \"$@\" 2>&1; exit $?", ..How::default() };
+        self.start_in(&enforce([Action::Report; 4]), &[workload(), day], &how).finish(self)
+    }
+
+    /// The slot goes to another container.
+    pub fn reuse_slot(&self, policy: &Effective) {
+        let slot = Slot::new(SLOT).unwrap();
+        self.guard().slots.close(slot);
+        self.guard().slots.open(slot, rules(policy, &"1".parse().unwrap()));
     }
 
     /// A program that enters the kernel in a known way: `entries.c`.
@@ -126,33 +165,33 @@ impl Stand {
     }
 
     pub fn start_entries(&self, policy: &Effective, day: &str, n: u32) -> Running {
-        self.start_in(policy, &[entries(), day, &n.to_string()], &[], true)
+        self.start_in(policy, &[entries(), day, &n.to_string()], &How::default())
     }
 
     /// `tiny.c`, armed by the exec.
     pub fn run_tiny(&self, policy: &Effective, args: &[&str]) -> Run {
         let program: Vec<_> = [tiny()].into_iter().chain(args.iter().copied()).collect();
-        self.start_in(policy, &program, &[], true).finish(self)
+        self.start_in(policy, &program, &How::default()).finish(self)
     }
 
-    fn start_in(&self, policy: &Effective, program: &[&str], around: &[&str], watched: bool) -> Running {
+    fn start_in(&self, policy: &Effective, program: &[&str], how: &How) -> Running {
         let cpus: CpuSet = "1".parse().unwrap();
         let slot = Slot::new(SLOT).unwrap();
         let plan = shim_plan(&cpus, policy, Provider::Seccomp);
         let mut command = Command::new("taskset");
-        command.args(["-c", "1"]).args(around).args([
+        command.args(["-c", "1"]).args(how.around).args([
             "setpriv",
             "--no-new-privs",
             "sh",
             "-c",
-            "read go; exec \"$@\" 2>&1",
+            how.script,
             "sh",
         ]);
         command.arg(&self.shim).args([plan.as_str(), "--"]).args(program);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let pid = shell_of(i32::try_from(child.id()).unwrap(), around.is_empty());
+        let pid = shell_of(i32::try_from(child.id()).unwrap(), how.around.is_empty());
         self.guard().slots.open(slot, rules(policy, &cpus));
-        if watched {
+        if how.watched {
             self.guard().watch(pid, slot).unwrap();
         }
         child.stdin.take().unwrap().write_all(b"go\n").unwrap();
@@ -297,7 +336,7 @@ impl Run {
 
 /// The process that execs the shim: the started one, or, in a PID namespace, the child of unshare(1).
 fn shell_of(started: i32, direct: bool) -> i32 {
-    for _ in 0..500 {
+    for _ in 0..3000 {
         let pid = if direct { Some(started) } else { only_child(started) };
         // A shell that waits in read(2) for "go".
         if let Some(pid) = pid
@@ -310,7 +349,8 @@ fn shell_of(started: i32, direct: bool) -> i32 {
         #[expect(clippy::disallowed_methods, reason = "a test that waits for another process")]
         std::thread::sleep(Duration::from_millis(10));
     }
-    panic!("the shell did not start");
+    let now = |file: &str| std::fs::read_to_string(format!("/proc/{started}/{file}"));
+    panic!("the shell did not start within 30 s: {:?} {:?} {:?}", now("comm"), now("syscall"), now("status"));
 }
 
 fn only_child(pid: i32) -> Option<i32> {
@@ -323,28 +363,4 @@ pub fn number(text: &str) -> u64 {
         Some(digits) => u64::from_str_radix(digits, 16).unwrap(),
         None => text.parse().unwrap(),
     }
-}
-
-fn workload() -> &'static str {
-    static BUILT: OnceLock<String> = OnceLock::new();
-    BUILT.get_or_init(|| build("../tests/workloads/workload.c", "workload", &["-pthread"]))
-}
-
-fn entries() -> &'static str {
-    static BUILT: OnceLock<String> = OnceLock::new();
-    BUILT.get_or_init(|| build("tests/guard/stand/entries.c", "entries", &["-pthread"]))
-}
-
-fn tiny() -> &'static str {
-    static BUILT: OnceLock<String> = OnceLock::new();
-    BUILT.get_or_init(|| build("tests/guard/stand/tiny.c", "tiny", &["-nostdlib", "-no-pie"]))
-}
-
-fn build(source: &str, name: &str, flags: &[&str]) -> String {
-    let plugin = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let mut gcc = Command::new("gcc");
-    gcc.args(["-O2", "-static"]).args(flags).arg("-I").arg(plugin.join("../abi/include"));
-    assert!(gcc.arg(plugin.join(source)).arg("-o").arg(&built).status().unwrap().success());
-    built.to_str().unwrap().to_owned()
 }

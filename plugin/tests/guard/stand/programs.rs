@@ -1,0 +1,37 @@
+//! The C programs that the tests run in a container's place, built once a run.
+
+use std::{path::Path, process::Command, sync::OnceLock};
+
+pub fn workload() -> &'static str {
+    static BUILT: OnceLock<String> = OnceLock::new();
+    BUILT.get_or_init(|| build(&["../tests/workloads/workload.c"], "workload", &["-pthread"]))
+}
+
+pub fn entries() -> &'static str {
+    static BUILT: OnceLock<String> = OnceLock::new();
+    BUILT.get_or_init(|| build(&ENTRIES, "entries", &["-pthread"]))
+}
+
+pub fn tiny() -> &'static str {
+    static BUILT: OnceLock<String> = OnceLock::new();
+    BUILT.get_or_init(|| build(&["tests/guard/stand/tiny.c"], "tiny", &["-nostdlib", "-no-pie"]))
+}
+
+const ENTRIES: [&str; 3] =
+    ["tests/guard/stand/entries.c", "tests/guard/stand/interrupts.c", "tests/guard/stand/arming.c"];
+
+fn build(sources: &[&str], name: &str, flags: &[&str]) -> String {
+    let plugin = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-O2", "-static"]).args(flags).arg("-I").arg(plugin.join("../abi/include"));
+    assert!(
+        gcc.args(sources.iter().map(|source| plugin.join(source)))
+            .arg("-o")
+            .arg(&built)
+            .status()
+            .unwrap()
+            .success()
+    );
+    built.to_str().unwrap().to_owned()
+}
