@@ -145,8 +145,9 @@ fn events_of_an_outage_of_the_api_server_arrive_later() {
     apply_policy(&namespace, "p", ENFORCE);
     let pod = Strict::day("later", "later").apply(&namespace);
     pod.wait_log("app", "waiting");
-    let container = pod.container_id("app");
+    let (container, pid) = (pod.container_id("app"), pod.pid("app").to_string());
     let away = testbed.stop_api_server();
+    away.node().run(&["kill", "-USR2", &pid]);
     until("the violation", A_WHILE, || {
         let log = away.node().try_run(&["crictl", "logs", &container])?;
         Ok(if log.contains("signals=1") { Seen::Done(()) } else { Seen::NotYet(log) })

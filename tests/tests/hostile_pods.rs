@@ -6,12 +6,20 @@ use quietcore_tests::product::{ENFORCE, Strict, apply_policy};
 use quietcore_tests::testbed::Testbed;
 
 fn installed(name: &str, check: impl FnOnce(&Namespace<'_>)) {
+    installed_under(ENFORCE, name, check);
+}
+
+fn installed_under(spec: &str, name: &str, check: impl FnOnce(&Namespace<'_>)) {
     let testbed = Testbed::from_env();
     testbed.install_product();
     let namespace = testbed.namespace(name);
-    apply_policy(&namespace, "p", ENFORCE);
+    apply_policy(&namespace, "p", spec);
     check(&namespace);
 }
+
+/// Armed until the program says otherwise: what is armed and should not be would be told again and again.
+const CONTINUOUS: &str = "{mode: Enforce, arm: {after: Continuous}, entries: {syscall: {action: Signal, \
+                          signal: SIGUSR1, except: [clone]}, exception: {action: Ignore}, interrupt: {action: Count}}}";
 
 /// What an honest pod would have got.
 #[track_caller]
@@ -75,13 +83,17 @@ fn the_first_process_that_would_hear_nothing_is_killed() {
         let pod = Strict::day("init", "default").apply(namespace);
         assert_eq!(pod.wait_exit_code("app"), 128 + 9);
         assert!(!pod.logs("app").contains("still here"), "{}", pod.logs("app"));
-        assert!(pod.wait_event("KernelEntry").note.contains("SIGKILL"), "{:?}", pod.events());
+        assert!(
+            pod.wait_event("KernelEntry").note.contains("SIGKILL sent instead of SIGUSR1"),
+            "{:?}",
+            pod.events()
+        );
     });
 }
 
 #[test]
 fn a_child_is_watched_and_not_armed() {
-    installed("fork", |namespace| {
+    installed_under(CONTINUOUS, "fork", |namespace| {
         let pod = Strict::day("fork", "fork").apply(namespace);
         assert_eq!(pod.wait_exit_code("app"), 0);
         assert!(pod.logs("app").contains("child_signals=0"), "{}", pod.logs("app"));
@@ -90,11 +102,13 @@ fn a_child_is_watched_and_not_armed() {
 
 #[test]
 fn an_exec_while_armed_is_told_and_the_new_image_runs_unarmed() {
-    installed("exec", |namespace| {
+    installed_under(CONTINUOUS, "exec", |namespace| {
         let pod = Strict::day("exec", "exec").apply(namespace);
         assert_eq!(pod.wait_exit_code("app"), 0);
         assert!(pod.logs("app").contains("after-exec=fine"), "{}", pod.logs("app"));
         assert!(pod.wait_event("KernelEntry").note.contains("execve(2)"), "{:?}", pod.events());
+        let told = pod.events().into_iter().filter(|event| event.reason == "KernelEntry").count();
+        assert_eq!(told, 1, "{:?}", pod.events());
     });
 }
 

@@ -32,7 +32,7 @@ fn a_page_fault_is_named_with_its_address() {
     assert_eq!(pod.wait_exit_code("app"), 0);
     assert!(pod.logs("app").contains("signals=1 last=12"), "{}", pod.logs("app"));
     let event = pod.wait_event("KernelEntry");
-    assert!(event.note.contains("page fault") && event.note.contains("SIGUSR2 sent"), "{event}");
+    assert!(event.note.contains("page fault writing 0x") && event.note.contains("SIGUSR2 sent"), "{event}");
     assert!(event.note.contains("at break_exception+0x"), "{event}");
 }
 

@@ -212,12 +212,15 @@ static int __attribute__((noreturn)) violate_each_second(void)
 	}
 }
 
-/* Breaks its promise when the test is ready for it, and stays. */
+/* Breaks its promise when the test says so by SIGUSR2, and stays. */
 static int __attribute__((noreturn)) break_later(void)
 {
+	handle(SIGUSR2);
 	handle(SIGUSR1);
 	say("waiting");
-	sleep(25);
+	while (last_signal != SIGUSR2)
+		pause();
+	n_signals = 0;
 	arm(0, 0, 0);
 	spin(A_WHILE);
 	syscall(SYS_getppid);
