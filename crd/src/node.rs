@@ -24,6 +24,13 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Detector", type_ = "string", json_path = ".status.detector"),
     printcolumn(name = "Provider", type_ = "string", json_path = ".status.provider"),
     printcolumn(name = "Runtime", type_ = "string", json_path = ".status.runtime"),
+    printcolumn(
+        name = "Released",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Released")].status"#,
+        priority = 1
+    ),
+    printcolumn(name = "Kernel", type_ = "string", json_path = ".status.kernel", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -41,6 +48,9 @@ pub struct DataplaneNodeStatus {
     /// another that publishes them.
     #[serde(default)]
     pub isolated_cpus: String,
+    /// Release of the running kernel: 6.12.0-1-amd64.
+    #[serde(default)]
+    pub kernel: String,
     /// How kernel entries are seen: Tracepoint.
     #[serde(default)]
     pub detector: String,
@@ -54,8 +64,31 @@ pub struct DataplaneNodeStatus {
     #[serde(default)]
     #[schemars(length(max = 256))]
     pub strict_containers: Vec<String>,
+    /// Each CPU that strict pods may get, and who has it.
+    #[serde(default)]
+    #[schemars(length(max = 1024), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["cpu"]))]
+    pub cores: Vec<Core>,
     /// Ready: pods can get cores. Released: the node was given back.
     #[serde(default)]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Core {
+    /// Number of the CPU.
+    pub cpu: i64,
+    #[serde(default)]
+    pub state: CoreState,
+    /// The container that has it, as namespace/pod/container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<String>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CoreState {
+    #[default]
+    Free,
+    Granted,
 }

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::entries::Entries;
 
-/// Seconds, minutes, hours and milliseconds, as Go and Kubernetes write them.
-const DURATION: &str = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$";
+/// Hours, minutes, seconds and milliseconds, as Go and Kubernetes write them: 1h30m. Without the pattern the API
+/// server would refuse a bad one by the words of its CEL interpreter.
+pub(crate) const DURATION: &str = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$";
 
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
@@ -36,7 +37,7 @@ const DURATION: &str = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$";
         .message("a policy's name has at most 63 characters: pods name it in an annotation")
 )]
 #[cfg_attr(test, kube(cel))]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
     validation = Rule::new("!has(self.enforceFor) || self.mode == 'Enforce'")
         .message("enforceFor is only for mode Enforce: in Audit nothing is enforced").field_path(".enforceFor")
@@ -50,7 +51,7 @@ pub struct DataplanePolicySpec {
     #[schemars(length(max = 32), regex(pattern = DURATION))]
     #[x_kube(validation = Rule::new("duration(self) > duration('0s')").message("enforceFor must be longer than 0s"))]
     pub enforce_for: Option<String>,
-    /// What happens on an entry of each class; a class that is not named is reported.
+    /// What happens on an entry of each class: syscall, exception, interrupt, machineCheck. Default: Report.
     #[serde(default)]
     pub entries: Entries,
     /// When strictness begins, and how long it lasts.
@@ -82,7 +83,7 @@ pub enum OnUnprotected {
 }
 
 #[derive(Serialize, Deserialize, KubeSchema, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(
     validation = Rule::new("!has(self.settleFor) || self.at == 'Settled'")
         .message("settleFor is only for arm.at Settled").field_path(".settleFor")
@@ -118,7 +119,7 @@ pub enum ArmAfter {
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Cores {
     /// Which CPUs of a granted physical core enter the cpuset: Whole, all of its hyperthreads.
     #[serde(default)]

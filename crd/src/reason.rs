@@ -1,5 +1,6 @@
 //! Every reason that an Event or a condition can have: the only place where they are named.
 
+/// Why an Event was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
     /// An armed thread entered the kernel.
@@ -14,22 +15,25 @@ pub enum Reason {
     EventsDropped,
     /// The policy of a running container was edited or deleted; it keeps what it started with.
     PolicyChanged,
+    /// A container was created under a remembered policy, while the API server was away.
+    PolicyStale,
     /// The agent restarted and found a container that should be strict and is not.
     Unprotected,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 7] = [
+    pub const ALL: [Reason; 8] = [
         Reason::KernelEntry,
         Reason::ArmRefused,
         Reason::LeftCore,
         Reason::RecordsLost,
         Reason::EventsDropped,
         Reason::PolicyChanged,
+        Reason::PolicyStale,
         Reason::Unprotected,
     ];
 
-    /// As Events, conditions and metrics carry it.
+    /// As Events and metrics carry it.
     pub fn text(self) -> &'static str {
         match self {
             Reason::KernelEntry => "KernelEntry",
@@ -38,6 +42,7 @@ impl Reason {
             Reason::RecordsLost => "RecordsLost",
             Reason::EventsDropped => "EventsDropped",
             Reason::PolicyChanged => "PolicyChanged",
+            Reason::PolicyStale => "PolicyStale",
             Reason::Unprotected => "Unprotected",
         }
     }
@@ -45,8 +50,13 @@ impl Reason {
     /// An Event's `type`.
     pub fn event_type(self) -> &'static str {
         match self {
-            Reason::PolicyChanged => "Normal",
-            _ => "Warning",
+            Reason::PolicyChanged | Reason::PolicyStale => "Normal",
+            Reason::KernelEntry
+            | Reason::ArmRefused
+            | Reason::LeftCore
+            | Reason::RecordsLost
+            | Reason::EventsDropped
+            | Reason::Unprotected => "Warning",
         }
     }
 
@@ -56,7 +66,80 @@ impl Reason {
             Reason::KernelEntry | Reason::LeftCore => "Watching",
             Reason::ArmRefused => "Arming",
             Reason::RecordsLost | Reason::EventsDropped => "Reporting",
-            Reason::PolicyChanged | Reason::Unprotected => "Checking",
+            Reason::PolicyChanged | Reason::PolicyStale | Reason::Unprotected => "Checking",
         }
+    }
+}
+
+/// Why a condition of a `DataplanePolicy` or `DataplaneNode` is as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ConditionReason {
+    /// Policy, Accepted=True: agents can keep it.
+    PolicyAccepted,
+    /// Policy, Accepted=False: pods that name it are not created; the message says what to change.
+    PolicyRefused,
+    /// Node, Ready=True: pods can get cores.
+    Serving,
+    /// Node, Ready=False: another node publishes the cores of this machine.
+    StandBy,
+    /// Node, Ready=False: not connected to the container runtime.
+    NoRuntime,
+    /// Node, Ready=False: the runtime's NRI cannot start strict pods.
+    RuntimeTooOld,
+    /// Node, Ready=False: not registered with the kubelet.
+    NoKubelet,
+    /// Node, Ready=False and Released=True: given back.
+    Released,
+    /// Node, Released=False: strict pods still run; the message names them.
+    StrictPodsRunning,
+}
+
+impl ConditionReason {
+    pub const ALL: [ConditionReason; 9] = [
+        ConditionReason::PolicyAccepted,
+        ConditionReason::PolicyRefused,
+        ConditionReason::Serving,
+        ConditionReason::StandBy,
+        ConditionReason::NoRuntime,
+        ConditionReason::RuntimeTooOld,
+        ConditionReason::NoKubelet,
+        ConditionReason::Released,
+        ConditionReason::StrictPodsRunning,
+    ];
+
+    pub fn text(self) -> &'static str {
+        match self {
+            ConditionReason::PolicyAccepted => "PolicyAccepted",
+            ConditionReason::PolicyRefused => "PolicyRefused",
+            ConditionReason::Serving => "Serving",
+            ConditionReason::StandBy => "StandBy",
+            ConditionReason::NoRuntime => "NoRuntime",
+            ConditionReason::RuntimeTooOld => "RuntimeTooOld",
+            ConditionReason::NoKubelet => "NoKubelet",
+            ConditionReason::Released => "Released",
+            ConditionReason::StrictPodsRunning => "StrictPodsRunning",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// metav1.Condition's own pattern allows more; Events have no pattern at all.
+    #[test]
+    fn a_reason_is_one_word_in_pascal_case_and_no_two_are_the_same() {
+        let texts: Vec<&str> = Reason::ALL
+            .into_iter()
+            .map(Reason::text)
+            .chain(ConditionReason::ALL.into_iter().map(ConditionReason::text))
+            .collect();
+        for text in &texts {
+            assert!(text.starts_with(|first: char| first.is_ascii_uppercase()), "{text}");
+            assert!(text.chars().all(|letter| letter.is_ascii_alphanumeric()), "{text}");
+        }
+        assert_eq!(texts.iter().collect::<BTreeSet<_>>().len(), texts.len());
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::containers::Containers;
 use crate::{
-    policy::{store::Change, watch::OnChange},
+    policy::{memory::Change, watch::OnChange},
     report::{Reason, Reporter, Subject},
 };
 

@@ -29,7 +29,7 @@ use crate::{
         resolve::{Choice, resolve},
         store::PolicyStore,
     },
-    report::{Reason, Reporter, Subject},
+    report::{ContainerInfo, Reason, Reporter, Subject},
 };
 
 /// The part of the node's state that others read: readiness, the DataplaneNode.
@@ -146,7 +146,8 @@ impl Gate {
     fn watch(&self, grant: &Grant, policy: &Effective, pid: i32) -> Result<(), Box<dyn std::error::Error>> {
         let slot = grant.claim.slot;
         self.guard.slots.open(slot, rules(policy, &grant.cpus));
-        self.containers.started((slot, self.guard.slots.generation(slot)), grant);
+        let info = self.containers.started((slot, self.guard.slots.generation(slot)), grant);
+        self.tell_if_stale(info);
         match self.guard.watch(pid, slot) {
             Ok(_threads) => Ok(()),
             Err(error) => {
@@ -154,6 +155,17 @@ impl Gate {
                 Err(error.into())
             }
         }
+    }
+
+    /// The API server may know a later generation. Says so rather than wait: that is what the memory is for.
+    fn tell_if_stale(&self, info: Arc<ContainerInfo>) {
+        let Some(policy) = info.policy.as_ref().filter(|_| !self.policies.is_fresh()) else { return };
+        let note = format!(
+            "container {} starts under DataplanePolicy {} as this node remembers it (generation {}): the API server is \
+             not reached at the moment",
+            info.container, policy.name, policy.generation
+        );
+        self.reporter.event(Subject::Container(info), Reason::PolicyStale, note);
     }
 
     fn end(&self, container: &Container) {
@@ -184,7 +196,7 @@ impl Gate {
         let (namespace, name, uid) = pod.map_or_else(Default::default, |pod| {
             (pod.namespace.as_str(), pod.name.as_str(), pod.uid.as_str())
         });
-        let info = crate::report::ContainerInfo {
+        let info = ContainerInfo {
             namespace: namespace.into(),
             pod: name.into(),
             pod_uid: uid.into(),

@@ -16,13 +16,19 @@ use kube::{
 };
 use quietcore_crd::{
     DataplaneNode,
-    node::{DataplaneNodeSpec, DataplaneNodeStatus},
+    node::{Core, CoreState, DataplaneNodeSpec, DataplaneNodeStatus},
+    reason::ConditionReason,
 };
 use tokio::sync::watch;
 
 use super::gate::Seen;
 use crate::{
-    cores::{device_plugin::Published, grants::Grants},
+    cores::{
+        device_plugin::Published,
+        grants::Grants,
+        ledger::Grant,
+        set::{CpuId, CpuSet},
+    },
     guard::load::{Guard, GuardError},
 };
 
@@ -129,40 +135,44 @@ impl NodeObject {
 
     fn status(&self, wish: Wish, before: Option<&DataplaneNodeStatus>) -> DataplaneNodeStatus {
         let seen = self.seen.borrow().clone();
-        let strict: Vec<String> = self.grants.read(|ledger| {
-            ledger
-                .grants()
-                .map(|grant| {
-                    let holder = grant.holder;
-                    format!("{}/{}/{}", holder.namespace, holder.pod, holder.container)
-                })
-                .collect()
-        });
+        let grants: Vec<Grant> = self.grants.read(|ledger| ledger.grants().collect());
+        let strict: Vec<String> = grants.iter().map(holder).collect();
         let published = self.published.borrow().clone();
         let ready = match (&published, &seen.runtime) {
-            _ if seen.released => Err(("Released", "the node was released".to_owned())),
-            (None, _) => Err(("StandBy", self.stand_by.borrow().clone())),
-            (_, None) => Err(("NoRuntime", "not connected to the container runtime's NRI socket".to_owned())),
+            _ if seen.released => Err((ConditionReason::Released, "the node was released".to_owned())),
+            (None, _) => Err((ConditionReason::StandBy, self.stand_by.borrow().clone())),
+            (_, None) => Err((
+                ConditionReason::NoRuntime,
+                "not connected to the container runtime's NRI socket".to_owned(),
+            )),
             (_, Some(runtime)) if !runtime.supports_args() => {
-                Err(("RuntimeTooOld", format!("{runtime} cannot start strict pods")))
+                Err((ConditionReason::RuntimeTooOld, format!("{runtime} cannot start strict pods")))
             }
             _ if !*self.registered.borrow() => {
-                Err(("NoKubelet", "not registered with the kubelet".to_owned()))
+                Err((ConditionReason::NoKubelet, "not registered with the kubelet".to_owned()))
             }
             _ => Ok(()),
         };
         let mut conditions = vec![match ready {
-            Ok(()) => condition("Ready", "True", "Serving", String::new(), before),
+            Ok(()) => condition("Ready", "True", ConditionReason::Serving, String::new(), before),
             Err((reason, message)) => condition("Ready", "False", reason, message, before),
         }];
         if wish == Wish::Release {
             conditions.push(match seen.released {
-                true => condition("Released", "True", "Released", String::new(), before),
-                false => condition("Released", "False", "StrictPodsRunning", strict.join(", "), before),
+                true => condition("Released", "True", ConditionReason::Released, String::new(), before),
+                false => condition(
+                    "Released",
+                    "False",
+                    ConditionReason::StrictPodsRunning,
+                    strict.join(", "),
+                    before,
+                ),
             });
         }
         DataplaneNodeStatus {
+            cores: published.iter().flat_map(CpuSet::iter).map(|cpu| core(cpu, &grants)).collect(),
             isolated_cpus: published.map(|cpus| cpus.to_string()).unwrap_or_default(),
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             detector: "Tracepoint".to_owned(),
             provider: "Seccomp".to_owned(),
             runtime: seen.runtime.map(|runtime| runtime.to_string()).unwrap_or_default(),
@@ -170,6 +180,18 @@ impl NodeObject {
             conditions,
         }
     }
+}
+
+/// As users read it: namespace/pod/container.
+fn holder(grant: &Grant) -> String {
+    let holder = &grant.holder;
+    format!("{}/{}/{}", holder.namespace, holder.pod, holder.container)
+}
+
+fn core(cpu: CpuId, grants: &[Grant]) -> Core {
+    let holder = grants.iter().find(|grant| grant.cpus.contains(cpu)).map(holder);
+    let state = if holder.is_some() { CoreState::Granted } else { CoreState::Free };
+    Core { cpu: i64::from(cpu.number()), state, holder }
 }
 
 /// Server-side apply refuses an object that carries what only the server sets.
@@ -185,7 +207,7 @@ fn bare(object: &DataplaneNode) -> serde_json::Value {
 fn condition(
     type_: &str,
     status: &str,
-    reason: &str,
+    reason: ConditionReason,
     message: String,
     before: Option<&DataplaneNodeStatus>,
 ) -> Condition {
@@ -194,7 +216,7 @@ fn condition(
     Condition {
         type_: type_.to_owned(),
         status: status.to_owned(),
-        reason: reason.to_owned(),
+        reason: reason.text().to_owned(),
         message,
         observed_generation: None,
         last_transition_time: since.unwrap_or_else(|| Time(Timestamp::now())),

@@ -134,7 +134,10 @@ pub async fn run(args: AgentArgs) -> Result<(), AgentError> {
             start_kubernetes(&parts, machine, isolated_cpus, registered)
         }
         (None, folder) => {
-            folder.map_or(Ok(()), |folder| dir::load(&folder, &parts.policies))?;
+            if let Some(folder) = folder {
+                dir::load(&folder, &parts.policies)?;
+                tokio::spawn(dir::follow(folder, Arc::clone(&parts.policies), owners(&parts)));
+            }
             parts.readiness.set("policies", Ok(()));
             parts.published.send_replace(Some(isolated_cpus));
             tokio::spawn(std::future::pending())
@@ -235,9 +238,8 @@ fn start_kubernetes(
     isolated: CpuSet,
     registered: watch::Receiver<bool>,
 ) -> JoinHandle<Result<(), GuardError>> {
-    let owners = TellOwners { containers: Arc::clone(&parts.containers), reporter: parts.reporter.clone() };
     let policies = Arc::clone(&parts.policies);
-    tokio::spawn(policy_watch::follow(machine.client.clone(), policies, Arc::new(owners)));
+    tokio::spawn(policy_watch::follow(machine.client.clone(), policies, owners(parts)));
     // Decisions come from memory: an API server that is away makes no agent unready.
     parts.readiness.set("policies", Ok(()));
     let (stand_by, standing_by) = watch::channel("waiting for the machine's claim".to_owned());
@@ -264,6 +266,10 @@ fn start_kubernetes(
         }
     }));
     tokio::spawn(object.keep())
+}
+
+fn owners(parts: &Parts) -> Arc<TellOwners> {
+    Arc::new(TellOwners { containers: Arc::clone(&parts.containers), reporter: parts.reporter.clone() })
 }
 
 fn hostname() -> String {

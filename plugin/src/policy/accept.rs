@@ -1,80 +1,101 @@
 //! Step 2: can this agent keep that policy? Pure.
 //!
 //! The schema's rules are checked again, because an object may be older than the schema. What this version
-//! does not do yet is refused in words, never accepted and ignored.
+//! does not do yet is refused in words, never accepted and ignored: every struct of the spec is taken apart
+//! field by field, so that a new field that nobody looks at does not compile.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use quietcore_crd::{
-    entries::{self, Entries},
-    policy::{self as crd, DataplanePolicySpec, Mode},
+    entries::{self, Budget, Entries, Entry, SyscallEntry},
+    policy::{self as crd, DataplanePolicySpec},
 };
 
 use super::{
-    effective::{Action, ArmAfter, ArmAt, Effective, PolicyRef},
+    effective::{Action, ArmAfter, ArmAt, Class, Effective, PolicyRef},
     signals, syscalls,
 };
 
 /// Exceptions of a program armed at its exec count after this long without one.
 const EXEC_SETTLES_AFTER: Duration = Duration::from_millis(500);
 
+/// The longest list of names in a message: objects older than the schema may hold any number.
+const MAX_NAMED: usize = 8;
+
+/// All that is wrong with a policy, so that its author needs one round and not one for each. Never empty.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AcceptError {
+#[error("{}", join(.0, "; "))]
+pub struct NotAccepted(Vec<Problem>);
+
+impl NotAccepted {
+    pub fn problems(&self) -> &[Problem] {
+        &self.0
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
     #[error("{field} is not supported by quietcore {version}: {instead}", version = env!("CARGO_PKG_VERSION"))]
-    NotYet { field: &'static str, instead: &'static str },
-    #[error("spec.entries.{class}: signal is required exactly when action is Signal")]
-    SignalAndAction { class: &'static str },
+    NotYet { field: String, instead: &'static str },
+    #[error("spec.entries.{class}: signal is required exactly when action is Signal", class = .0.name())]
+    SignalAndAction(Class),
     #[error(
-        "spec.entries.{class}.signal: not a signal that would be noticed; use a name such as SIGUSR1 or 35 to 64"
+        "spec.entries.{class}.signal: {signal} is not a signal that would be noticed; use a name such as SIGUSR1, \
+         or 35 to 64",
+        class = .class.name()
     )]
-    BadSignal { class: &'static str },
+    BadSignal { class: Class, signal: String },
     #[error(
         "spec.entries.machineCheck: the hardware's doing is never signalled; use Ignore, Count or Report"
     )]
     MachineCheckSignals,
-    #[error("spec.entries.syscall.except: {name} is no x86-64 system call")]
-    UnknownSyscall { name: String },
+    #[error("spec.entries.syscall.except: no x86-64 system call is named {}", some_of(.0))]
+    UnknownSyscalls(Vec<String>),
+    #[error("spec.arm.settleFor is only for arm.at Settled: leave it out")]
+    SettleForAlone,
 }
 
-pub fn accept(spec: &DataplanePolicySpec, source: PolicyRef) -> Result<Effective, AcceptError> {
-    let Entries { syscall, exception, interrupt, machine_check } = &spec.entries;
-    refuse_what_is_missing(spec)?;
-    let rule = |entry: &Option<entries::Entry>, class| match entry {
-        Some(entry) => action(entry.action, entry.signal.as_ref(), class),
-        None => Ok(Action::Report),
-    };
-    let machine_check =
-        rule(machine_check, "machineCheck").map_err(|_refused| AcceptError::MachineCheckSignals)?;
-    if let Action::Signal(_) = machine_check {
-        return Err(AcceptError::MachineCheckSignals);
+pub fn accept(spec: &DataplanePolicySpec, source: PolicyRef) -> Result<Effective, NotAccepted> {
+    let DataplanePolicySpec { mode, enforce_for, entries, arm, cores, locked, on_unprotected } = spec;
+    let Entries { syscall, exception, interrupt, machine_check } = entries;
+    let SyscallEntry { except, .. } = syscall;
+    let rules = [
+        Rule::of_syscall(syscall),
+        Rule::of(Class::Exception, exception),
+        Rule::of(Class::Interrupt, interrupt),
+        Rule::of(Class::MachineCheck, machine_check),
+    ];
+    let mut problems = Problems::default();
+    let actions = rules.map(|rule| {
+        problems.not_yet(rule.budget.is_some(), rule.field("budget"), "leave it out, or use action: Count");
+        problems.note(rule.action())
+    });
+    let except = problems.note(numbers(except));
+    // The schema's own rules for enforceFor need no second check: any value is refused.
+    problems.not_yet(enforce_for.is_some(), "spec.enforceFor", "leave it out");
+    let (arm_at, arm_after) = judge_arm(arm, &mut problems);
+    refuse_cores(cores, &mut problems);
+    let kills = *on_unprotected == crd::OnUnprotected::Kill;
+    problems.not_yet(kills, "spec.onUnprotected: Kill", "use Report");
+    match (actions, except, arm_at, problems.0.is_empty()) {
+        (
+            [Some(syscall), Some(exception), Some(interrupt), Some(machine_check)],
+            Some(except),
+            Some(arm_at),
+            true,
+        ) => Ok(Effective {
+            source: Some(source),
+            enforce: *mode == crd::Mode::Enforce,
+            actions: [syscall, exception, interrupt, machine_check],
+            except,
+            arm_at,
+            arm_after,
+            settle_for: EXEC_SETTLES_AFTER,
+            locked: *locked,
+        }),
+        _ => Err(NotAccepted(problems.0)),
     }
-    let mut except = Vec::new();
-    for name in syscall.iter().flat_map(|entry| &entry.except) {
-        except
-            .push(syscalls::number(name).ok_or_else(|| AcceptError::UnknownSyscall { name: name.clone() })?);
-    }
-    except.sort_unstable();
-    except.dedup();
-    let syscall = match syscall {
-        Some(entry) => action(entry.action, entry.signal.as_ref(), "syscall")?,
-        None => Action::Report,
-    };
-    Ok(Effective {
-        source: Some(source),
-        enforce: spec.mode == Mode::Enforce,
-        actions: [syscall, rule(exception, "exception")?, rule(interrupt, "interrupt")?, machine_check],
-        except,
-        arm_at: match spec.arm.at {
-            crd::ArmAt::Exec => ArmAt::Exec,
-            crd::ArmAt::Prctl | crd::ArmAt::Settled => ArmAt::Prctl,
-        },
-        arm_after: match spec.arm.after {
-            crd::ArmAfter::OneShot => ArmAfter::OneShot,
-            crd::ArmAfter::Continuous => ArmAfter::Continuous,
-        },
-        settle_for: EXEC_SETTLES_AFTER,
-        locked: spec.locked,
-    })
 }
 
 /// For cores without an annotation: everything is reported, nothing is signalled.
@@ -91,48 +112,131 @@ pub fn node_default() -> Effective {
     }
 }
 
-fn refuse_what_is_missing(spec: &DataplanePolicySpec) -> Result<(), AcceptError> {
-    let Entries { syscall, exception, interrupt, machine_check } = &spec.entries;
-    let others = [exception, interrupt, machine_check];
-    let freezes = syscall.iter().any(|entry| entry.action == entries::Action::Freeze)
-        || others
-            .iter()
-            .any(|entry| entry.as_ref().is_some_and(|entry| entry.action == entries::Action::Freeze));
-    let budgets = syscall.iter().any(|entry| entry.budget.is_some())
-        || others.iter().any(|entry| entry.as_ref().is_some_and(|entry| entry.budget.is_some()));
-    let missing = [
-        (freezes, "action: Freeze", "use Signal or Report"),
-        (budgets, "budget", "leave it out, or use action: Count"),
-        (spec.arm.at == crd::ArmAt::Settled, "spec.arm.at: Settled", "use Prctl or Exec"),
-        (spec.enforce_for.is_some(), "spec.enforceFor", "leave it out"),
-        (0 < spec.cores.shared_cpus, "spec.cores.sharedCpus", "leave it at 0"),
-        (spec.cores.smt == crd::Smt::OneThread, "spec.cores.smt: OneThread", "use Whole"),
-        (spec.cores.nohz == crd::Nohz::Required, "spec.cores.nohz: Required", "use Preferred"),
-        (spec.on_unprotected == crd::OnUnprotected::Kill, "spec.onUnprotected: Kill", "use Report"),
-    ];
-    match missing.into_iter().find(|(used, ..)| *used) {
-        Some((_, field, instead)) => Err(AcceptError::NotYet { field, instead }),
-        None => Ok(()),
+// === impl Problems ===
+
+#[derive(Default)]
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn note<T>(&mut self, result: Result<T, Problem>) -> Option<T> {
+        result.map_err(|problem| self.0.push(problem)).ok()
+    }
+
+    fn not_yet(&mut self, used: bool, field: impl Into<String>, instead: &'static str) {
+        if used {
+            self.0.push(Problem::NotYet { field: field.into(), instead });
+        }
     }
 }
 
-fn action(
-    action: entries::Action,
-    signal: Option<&k8s_openapi::apimachinery::pkg::util::intstr::IntOrString>,
-    class: &'static str,
-) -> Result<Action, AcceptError> {
-    match (action, signal) {
-        (entries::Action::Signal, Some(signal)) => {
-            signals::number(signal).map(Action::Signal).ok_or(AcceptError::BadSignal { class })
+fn judge_arm(arm: &crd::Arm, problems: &mut Problems) -> (Option<ArmAt>, ArmAfter) {
+    let crd::Arm { at, settle_for, after } = arm;
+    let at = match at {
+        crd::ArmAt::Prctl => Some(ArmAt::Prctl),
+        crd::ArmAt::Exec => Some(ArmAt::Exec),
+        crd::ArmAt::Settled => {
+            problems.not_yet(true, "spec.arm.at: Settled", "use Prctl or Exec");
+            None
         }
-        (entries::Action::Signal, None) | (_, Some(_)) => Err(AcceptError::SignalAndAction { class }),
-        (entries::Action::Ignore, None) => Ok(Action::Ignore),
-        (entries::Action::Count, None) => Ok(Action::Count),
-        (entries::Action::Report, None) => Ok(Action::Report),
-        (entries::Action::Freeze, None) => {
-            Err(AcceptError::NotYet { field: "action: Freeze", instead: "use Signal or Report" })
+    };
+    if at.is_some() && settle_for.is_some() {
+        problems.0.push(Problem::SettleForAlone);
+    }
+    let after = match after {
+        crd::ArmAfter::OneShot => ArmAfter::OneShot,
+        crd::ArmAfter::Continuous => ArmAfter::Continuous,
+    };
+    (at, after)
+}
+
+fn refuse_cores(cores: &crd::Cores, problems: &mut Problems) {
+    let crd::Cores { smt, nohz, shared_cpus } = cores;
+    problems.not_yet(*shared_cpus != 0, "spec.cores.sharedCpus", "leave it at 0");
+    problems.not_yet(*smt == crd::Smt::OneThread, "spec.cores.smt: OneThread", "use Whole");
+    problems.not_yet(*nohz == crd::Nohz::Required, "spec.cores.nohz: Required", "use Preferred");
+}
+
+// === impl Rule ===
+
+/// What the spec says of one class, whichever of the two structs says it.
+struct Rule<'a> {
+    class: Class,
+    action: entries::Action,
+    signal: Option<&'a IntOrString>,
+    budget: Option<&'a Budget>,
+}
+
+impl<'a> Rule<'a> {
+    fn of(class: Class, entry: &'a Entry) -> Rule<'a> {
+        let Entry { action, signal, budget } = entry;
+        Rule { class, action: *action, signal: signal.as_ref(), budget: budget.as_ref() }
+    }
+
+    fn of_syscall(entry: &'a SyscallEntry) -> Rule<'a> {
+        let SyscallEntry { action, signal, except: _, budget } = entry;
+        Rule { class: Class::Syscall, action: *action, signal: signal.as_ref(), budget: budget.as_ref() }
+    }
+
+    fn field(&self, name: &str) -> String {
+        format!("spec.entries.{}.{name}", self.class.name())
+    }
+
+    fn action(&self) -> Result<Action, Problem> {
+        use entries::Action as Asked;
+        match (self.action, self.signal) {
+            (Asked::Signal | Asked::Freeze, _) if self.class == Class::MachineCheck => {
+                Err(Problem::MachineCheckSignals)
+            }
+            (Asked::Signal, Some(signal)) => {
+                let bad = || Problem::BadSignal { class: self.class, signal: text(signal) };
+                signals::number(signal).map(Action::Signal).ok_or_else(bad)
+            }
+            (Asked::Signal, None) | (_, Some(_)) => Err(Problem::SignalAndAction(self.class)),
+            (Asked::Ignore, None) => Ok(Action::Ignore),
+            (Asked::Count, None) => Ok(Action::Count),
+            (Asked::Report, None) => Ok(Action::Report),
+            (Asked::Freeze, None) => {
+                Err(Problem::NotYet { field: self.field("action: Freeze"), instead: "use Signal or Report" })
+            }
         }
     }
+}
+
+/// Sorted, each once.
+fn numbers(names: &[String]) -> Result<Vec<u16>, Problem> {
+    let unknown: Vec<String> =
+        names.iter().filter(|name| syscalls::number(name).is_none()).cloned().collect();
+    if !unknown.is_empty() {
+        return Err(Problem::UnknownSyscalls(unknown));
+    }
+    let mut numbers: Vec<u16> = names.iter().filter_map(|name| syscalls::number(name)).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    Ok(numbers)
+}
+
+fn text(signal: &IntOrString) -> String {
+    match signal {
+        IntOrString::Int(number) => number.to_string(),
+        IntOrString::String(text) => shortened(text),
+    }
+}
+
+fn some_of(names: &[String]) -> String {
+    let named = names.iter().take(MAX_NAMED).map(|name| shortened(name)).collect::<Vec<_>>();
+    match names.len().saturating_sub(MAX_NAMED) {
+        0 => named.join(", "),
+        n_more => format!("{}, and {n_more} more", named.join(", ")),
+    }
+}
+
+/// Quoted, for it may hold anything.
+fn shortened(text: &str) -> String {
+    format!("{:?}", text.chars().take(32).collect::<String>())
+}
+
+fn join(problems: &[impl fmt::Display], separator: &str) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join(separator)
 }
 
 #[cfg(test)]
@@ -150,7 +254,7 @@ mod tests {
         let accepted = accept(&serde_saphyr::from_str(spec).unwrap(), source());
         expect.assert_eq(&match accepted {
             Ok(policy) => format!("{:?} except {:?}, {:?}", policy.actions, policy.except, policy.arm_at),
-            Err(error) => error.to_string(),
+            Err(refused) => refused.to_string().replace(env!("CARGO_PKG_VERSION"), "VERSION"),
         });
     }
 
@@ -171,22 +275,38 @@ mod tests {
     #[test]
     fn what_is_not_built_yet_is_refused_in_words() {
         for (spec, words) in [
-            ("{arm: {at: Settled}}", "spec.arm.at: Settled is not supported"),
-            ("{entries: {syscall: {action: Freeze}}}", "action: Freeze is not supported"),
-            ("{entries: {machineCheck: {action: Freeze}}}", "action: Freeze is not supported"),
+            ("{arm: {at: Settled, settleFor: 1s}}", "spec.arm.at: Settled is not supported"),
+            (
+                "{entries: {syscall: {action: Freeze}}}",
+                "spec.entries.syscall.action: Freeze is not supported",
+            ),
             (
                 "{entries: {interrupt: {action: Report, budget: {entries: 1, per: 1m}}}}",
-                "budget is not supported",
+                "spec.entries.interrupt.budget is not supported",
             ),
             ("{mode: Enforce, enforceFor: 1h}", "spec.enforceFor is not supported"),
             ("{cores: {sharedCpus: 1}}", "spec.cores.sharedCpus is not supported"),
+            ("{cores: {sharedCpus: -1}}", "spec.cores.sharedCpus is not supported"),
             ("{cores: {smt: OneThread}}", "spec.cores.smt: OneThread is not supported"),
             ("{cores: {nohz: Required}}", "spec.cores.nohz: Required is not supported"),
             ("{onUnprotected: Kill}", "spec.onUnprotected: Kill is not supported"),
         ] {
-            let error = accept(&serde_saphyr::from_str(spec).unwrap(), source()).unwrap_err().to_string();
+            let refused = accept(&serde_saphyr::from_str(spec).unwrap(), source()).unwrap_err();
+            assert_eq!(refused.problems().len(), 1, "{refused}");
+            let error = refused.to_string();
             assert!(error.contains(words) && error.contains("quietcore 0."), "{error}");
         }
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_said_at_once() {
+        check(
+            "{entries: {syscall: {action: Signal, except: [red, wite]}, interrupt: {action: Signal, signal: 9}}, \
+              arm: {at: Settled}, cores: {nohz: Required}}",
+            expect![
+                "spec.entries.syscall: signal is required exactly when action is Signal; spec.entries.interrupt.signal: 9 is not a signal that would be noticed; use a name such as SIGUSR1, or 35 to 64; spec.entries.syscall.except: no x86-64 system call is named \"red\", \"wite\"; spec.arm.at: Settled is not supported by quietcore VERSION: use Prctl or Exec; spec.cores.nohz: Required is not supported by quietcore VERSION: use Preferred"
+            ],
+        );
     }
 
     #[test]
@@ -201,19 +321,29 @@ mod tests {
         );
         check(
             "{entries: {interrupt: {action: Signal, signal: SIGSTOP}}}",
-            expect![
-                "spec.entries.interrupt.signal: not a signal that would be noticed; use a name such as SIGUSR1 or 35 to 64"
-            ],
+            expect![[
+                r#"spec.entries.interrupt.signal: "SIGSTOP" is not a signal that would be noticed; use a name such as SIGUSR1, or 35 to 64"#
+            ]],
         );
+        for action in ["{action: Signal, signal: SIGKILL}", "{action: Freeze}"] {
+            check(
+                &format!("{{entries: {{machineCheck: {action}}}}}"),
+                expect![
+                    "spec.entries.machineCheck: the hardware's doing is never signalled; use Ignore, Count or Report"
+                ],
+            );
+        }
         check(
-            "{entries: {machineCheck: {action: Signal, signal: SIGKILL}}}",
-            expect![
-                "spec.entries.machineCheck: the hardware's doing is never signalled; use Ignore, Count or Report"
-            ],
+            "{arm: {at: Exec, settleFor: 1s}}",
+            expect!["spec.arm.settleFor is only for arm.at Settled: leave it out"],
         );
-        check(
-            "{entries: {syscall: {action: Report, except: [nope]}}}",
-            expect!["spec.entries.syscall.except: nope is no x86-64 system call"],
-        );
+    }
+
+    #[test]
+    fn a_hostile_list_of_names_makes_no_long_message() {
+        let names = vec!["x".repeat(100_000); 1_000];
+        let spec = serde_json::json!({"entries": {"syscall": {"except": names}}});
+        let refused = accept(&serde_json::from_value(spec).unwrap(), source()).unwrap_err().to_string();
+        assert!(refused.len() < 1_000 && refused.ends_with("and 992 more"), "{refused}");
     }
 }

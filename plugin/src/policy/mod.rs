@@ -5,6 +5,8 @@ pub mod resolve;
 pub mod accept;
 pub mod signals;
 pub mod syscalls;
+pub mod memory;
 pub mod store;
 pub mod watch;
+pub mod status;
 pub mod dir;

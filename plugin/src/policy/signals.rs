@@ -29,6 +29,19 @@ const NAMED: [(&str, u8); 23] = [
     ("SIGSYS", 31),
 ];
 
+/// Those that stop the process, or that it never hears of unless it asks: a program may choose one by its prctl,
+/// so they have names; a policy may not.
+const UNNOTICED: [(&str, u8); 8] = [
+    ("SIGCHLD", 17),
+    ("SIGCONT", 18),
+    ("SIGSTOP", 19),
+    ("SIGTSTP", 20),
+    ("SIGTTIN", 21),
+    ("SIGTTOU", 22),
+    ("SIGURG", 23),
+    ("SIGWINCH", 28),
+];
+
 /// The first real-time number that glibc does not use itself (nptl(7)) is 35: it counts SIGRTMIN from 34.
 const REAL_TIME: std::ops::RangeInclusive<u8> = 35..=64;
 
@@ -45,7 +58,7 @@ pub fn number(signal: &IntOrString) -> Option<u8> {
 
 /// For people: SIGUSR1, SIGRTMIN+6, or the bare number.
 pub fn name(number: u32) -> String {
-    match NAMED.iter().find(|(_, known)| u32::from(*known) == number) {
+    match NAMED.iter().chain(&UNNOTICED).find(|(_, known)| u32::from(*known) == number) {
         Some((name, _)) => (*name).to_owned(),
         None if (34..=64).contains(&number) => format!("SIGRTMIN+{}", number - 34),
         None => format!("signal {number}"),
@@ -78,5 +91,14 @@ mod tests {
             (name(10), name(40), name(77)),
             ("SIGUSR1".into(), "SIGRTMIN+6".into(), "signal 77".into())
         );
+    }
+
+    #[test]
+    fn every_standard_signal_has_one_name_and_is_either_noticed_or_not() {
+        let names: std::collections::BTreeSet<String> = (1..=31).map(name).collect();
+        assert_eq!((names.len(), NAMED.len() + UNNOTICED.len()), (31, 31));
+        for (unnoticed, _) in UNNOTICED {
+            assert_eq!(number(&IntOrString::String(unnoticed.to_owned())), None, "{unnoticed}");
+        }
     }
 }

@@ -1,198 +1,186 @@
 //! Step 2: what the agent remembers of policies. CreateContainer decides from here, never from the API.
 //!
-//! The last accepted ones lie on disk as well, so that a node whose API server is away still starts pods of
+//! What the last ones said lies on disk as well, so that a node whose API server is away still starts pods of
 //! policies it knows. A policy never seen is refused.
 
 use std::{
-    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use serde::{Deserialize, Serialize};
-
-use super::effective::{Effective, PolicyRef};
+use super::{
+    effective::Effective,
+    memory::{Change, Key, Known, Memory, Remembered},
+};
 use crate::agent::disk;
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Known {
-    Accepted(Effective),
-    Refused { source: PolicyRef, why: String },
-}
-
-impl Known {
-    pub fn source(&self) -> Option<&PolicyRef> {
-        match self {
-            Known::Accepted(policy) => policy.source.as_ref(),
-            Known::Refused { source, .. } => Some(source),
-        }
-    }
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LookupRefusal {
     #[error("DataplanePolicy {namespace}/{name} does not exist: create it, or correct the pod's annotation")]
     Missing { namespace: String, name: String },
     #[error(
-        "DataplanePolicy {namespace}/{name} is not known on this node, and the API server has not been reached \
-         since the agent started; the pod is tried again by itself"
+        "DataplanePolicy {namespace}/{name} is not known on this node, and the API server, which may know it, is \
+         not reached at the moment; the pod is tried again by itself"
     )]
     NotSynced { namespace: String, name: String },
     #[error("DataplanePolicy {namespace}/{name} is refused by this node's agent: {why}")]
     Refused { namespace: String, name: String, why: String },
 }
 
-/// Why running containers of a policy no longer run what it says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
-    Edited,
-    Deleted,
-}
-
-#[derive(Debug, Default)]
-struct Memory {
-    by_name: BTreeMap<(String, String), Known>,
-    synced: bool,
-}
-
 #[derive(Debug)]
 pub struct PolicyStore {
     memory: Mutex<Memory>,
+    /// `None`: nothing is kept across restarts.
     file: Option<PathBuf>,
 }
 
 impl PolicyStore {
     /// A damaged file costs only the time until the API server answers, so it is no reason not to start.
     pub fn open(file: Option<PathBuf>) -> PolicyStore {
-        let by_name = file.as_deref().map(read).transpose().unwrap_or_else(|error| {
-            tracing::warn!(%error, "the remembered policies are not readable; waiting for the API server");
+        let remembered = file.as_deref().map(read).transpose().unwrap_or_else(|error| {
+            tracing::warn!(step = 2, %error, "the remembered policies are not readable; waiting for the API server");
             None
         });
-        let memory = Memory { by_name: by_name.unwrap_or_default(), synced: false };
+        let memory = Memory::recall(remembered.unwrap_or_default());
         PolicyStore { memory: Mutex::new(memory), file }
     }
 
     pub fn find(&self, namespace: &str, name: &str) -> Result<Effective, LookupRefusal> {
-        let (namespace, name) = (namespace.to_owned(), name.to_owned());
         let memory = self.lock();
-        match memory.by_name.get(&(namespace.clone(), name.clone())) {
-            Some(Known::Accepted(policy)) => Ok(policy.clone()),
-            Some(Known::Refused { why, .. }) => {
-                Err(LookupRefusal::Refused { namespace, name, why: why.clone() })
-            }
-            None if memory.synced => Err(LookupRefusal::Missing { namespace, name }),
+        let (namespace, name) = (namespace.to_owned(), name.to_owned());
+        let key = (namespace, name);
+        let verdict = memory.find(&key).map(|known| known.verdict().clone());
+        let ((namespace, name), fresh) = (key, memory.is_fresh());
+        match verdict {
+            Some(Ok(policy)) => Ok(policy),
+            Some(Err(why)) => Err(LookupRefusal::Refused { namespace, name, why }),
+            None if fresh => Err(LookupRefusal::Missing { namespace, name }),
             None => Err(LookupRefusal::NotSynced { namespace, name }),
         }
     }
 
-    /// Returns whether running containers of the policy should hear about it.
+    /// Returns whether running containers of the policy should hear about it. In memory only, until `save`: a
+    /// first list of many policies is one write.
     pub fn put(&self, known: Known) -> Option<Change> {
-        let source = known.source()?.clone();
-        let key = (source.namespace.clone(), source.name.clone());
-        let before = self.lock().by_name.insert(key, known);
-        self.save();
-        let before = before.as_ref().and_then(Known::source)?;
-        let same = before.uid == source.uid && before.generation == source.generation;
-        (!same).then_some(Change::Edited)
+        self.lock().put(known)
     }
 
-    pub fn remove(&self, namespace: &str, name: &str) -> Option<Change> {
-        let before = self.lock().by_name.remove(&(namespace.to_owned(), name.to_owned()));
-        self.save();
-        before.map(|_| Change::Deleted)
+    pub fn remove(&self, key: &Key) -> Option<Change> {
+        self.lock().remove(key)
     }
 
     /// The whole list was seen: whatever is not in it does not exist. Returns what went away meanwhile.
-    pub fn synced(&self, listed: &[(String, String)]) -> Vec<(String, String)> {
-        let mut memory = self.lock();
-        memory.synced = true;
-        let gone: Vec<_> = memory.by_name.keys().filter(|key| !listed.contains(key)).cloned().collect();
-        for key in &gone {
-            memory.by_name.remove(key);
-        }
-        drop(memory);
-        self.save();
-        gone
+    pub fn synced(&self, listed: &[Key]) -> Vec<Key> {
+        self.lock().synced(listed)
     }
 
-    pub fn is_synced(&self) -> bool {
-        self.lock().synced
+    /// The API server is out of reach: from now on policies may change without our knowing.
+    pub fn lost(&self) {
+        self.lock().lost();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Memory> {
-        // A panic ends the agent (panic = "abort"), so a lock is never poisoned.
-        self.memory.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// false: decisions come from memory, and the API server may know better.
+    pub fn is_fresh(&self) -> bool {
+        self.lock().is_fresh()
     }
 
-    fn save(&self) {
+    /// Writes what changed since the last time; does nothing if nothing did.
+    pub fn save(&self) {
         let Some(file) = &self.file else { return };
-        let policies: Vec<Known> = self.lock().by_name.values().cloned().collect();
-        if let Err(error) = disk::write_json(file, &policies) {
-            tracing::error!(%error, "the policies are not remembered on disk");
+        let Some(remembered) = self.lock().unsaved() else { return };
+        if let Err(error) = disk::write_json(file, &remembered) {
+            tracing::error!(step = 2, %error, "the policies are not remembered on disk");
+            self.lock().save_failed();
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Memory> {
+        // A panic ends the agent (panic = "abort"), so a lock is never poisoned.
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn read(file: &Path) -> io::Result<BTreeMap<(String, String), Known>> {
-    let bytes = match fs::read(file) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(error) => return Err(error),
-    };
-    let policies: Vec<Known> = serde_json::from_slice(&bytes)?;
-    let key = |known: &Known| known.source().map(|source| (source.namespace.clone(), source.name.clone()));
-    Ok(policies.into_iter().filter_map(|known| Some((key(&known)?, known))).collect())
+fn read(file: &Path) -> io::Result<Vec<Remembered>> {
+    match fs::read(file) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::accept::node_default;
+    use crate::policy::memory::tests::known;
 
-    fn known(name: &str, generation: i64) -> Known {
-        let source = PolicyRef { namespace: "ns".into(), name: name.into(), uid: "u".into(), generation };
-        Known::Accepted(Effective { source: Some(source), ..node_default() })
+    fn find(store: &PolicyStore) -> Result<(), String> {
+        store.find("ns", "p").map(|_policy| ()).map_err(|refusal| refusal.to_string())
+    }
+
+    #[track_caller]
+    fn check(store: &PolicyStore, expect: Result<(), &str>) {
+        match (find(store), expect) {
+            (Ok(()), Ok(())) => {}
+            (Err(refusal), Err(words)) => assert!(refusal.contains(words), "{refusal}"),
+            (found, expect) => panic!("{found:?} is not {expect:?}"),
+        }
     }
 
     #[test]
     fn a_policy_never_seen_is_refused_and_the_words_say_whether_to_wait() {
         let store = PolicyStore::open(None);
-        assert!(matches!(store.find("ns", "p"), Err(LookupRefusal::NotSynced { .. })));
+        check(&store, Err("is tried again by itself"));
         store.synced(&[]);
-        assert!(matches!(store.find("ns", "p"), Err(LookupRefusal::Missing { .. })));
-        store.put(known("p", 1));
-        assert!(store.find("ns", "p").is_ok());
+        check(&store, Err("does not exist: create it"));
+        store.put(known("p", 1, "{}"));
+        check(&store, Ok(()));
+        store.remove(&("ns".into(), "p".into()));
+        store.lost();
+        check(&store, Err("is tried again by itself"));
     }
 
     #[test]
-    fn what_was_accepted_is_known_after_a_restart_without_the_api() {
+    fn an_edit_that_cannot_be_kept_refuses_new_pods_and_says_why() {
+        let store = PolicyStore::open(None);
+        store.put(known("p", 1, "{}"));
+        assert_eq!(store.put(known("p", 2, "{arm: {at: Settled}}")), Some(Change::Edited));
+        check(&store, Err("ns/p is refused by this node's agent: spec.arm.at: Settled is not supported"));
+    }
+
+    #[test]
+    fn what_was_known_is_known_after_a_restart_without_the_api() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = Some(folder.path().join("policies.json"));
+        let store = PolicyStore::open(file.clone());
+        store.put(known("p", 1, "{entries: {syscall: {action: Signal, signal: SIGUSR1}}}"));
+        store.put(known("q", 1, "{mode: [nonsense]}"));
+        store.save();
+        let again = PolicyStore::open(file);
+        assert_eq!(again.find("ns", "p"), store.find("ns", "p"));
+        assert_eq!(again.find("ns", "q"), store.find("ns", "q"));
+        assert!(again.find("ns", "q").is_err() && !again.is_fresh());
+    }
+
+    #[test]
+    fn a_damaged_file_costs_only_the_wait_for_the_api_server() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("policies.json");
-        PolicyStore::open(Some(file.clone())).put(known("p", 1));
-        assert!(PolicyStore::open(Some(file.clone())).find("ns", "p").is_ok());
         fs::write(&file, "{").unwrap();
-        assert!(matches!(
-            PolicyStore::open(Some(file)).find("ns", "p"),
-            Err(LookupRefusal::NotSynced { .. })
-        ));
+        check(&PolicyStore::open(Some(file)), Err("is tried again by itself"));
     }
 
     #[test]
-    fn only_another_generation_is_a_change() {
-        let store = PolicyStore::open(None);
-        assert_eq!(store.put(known("p", 1)), None);
-        assert_eq!(store.put(known("p", 1)), None);
-        assert_eq!(store.put(known("p", 2)), Some(Change::Edited));
-        assert_eq!(store.remove("ns", "p"), Some(Change::Deleted));
-        assert_eq!(store.remove("ns", "p"), None);
-    }
-
-    #[test]
-    fn what_the_list_does_not_have_is_gone() {
-        let store = PolicyStore::open(None);
-        store.put(known("p", 1));
-        store.put(known("q", 1));
-        assert_eq!(store.synced(&[("ns".into(), "q".into())]), [("ns".into(), "p".into())]);
+    fn a_disk_that_refuses_is_tried_again_with_the_next_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let blocked = folder.path().join("state");
+        fs::write(&blocked, "a file where the folder should be").unwrap();
+        let file = blocked.join("policies.json");
+        let store = PolicyStore::open(Some(file.clone()));
+        store.put(known("p", 1, "{}"));
+        store.save();
+        fs::remove_file(&blocked).unwrap();
+        store.save();
+        check(&PolicyStore::open(Some(file)), Ok(()));
     }
 }

@@ -1,21 +1,23 @@
-//! Step 2: follows the cluster's policies into the store.
+//! Step 2: follows the cluster's policies into the store, and says on each whether agents can keep it.
 //!
 //! One object that does not parse never stops the stream: it is remembered as refused, with the reason.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use kube::{
-    Api, Client, ResourceExt as _,
+    Api, Client,
     core::DeserializeGuard,
-    runtime::{WatchStreamExt as _, watcher},
+    runtime::watcher::{self, DefaultBackoff, Event, watcher},
 };
 use quietcore_crd::DataplanePolicy;
 
 use super::{
-    accept::accept,
     effective::PolicyRef,
-    store::{Change, Known, PolicyStore},
+    memory::{Change, Key, Known},
+    status::{self, Board},
+    store::PolicyStore,
 };
 
 /// Called for each policy whose running containers keep what they started with.
@@ -23,88 +25,111 @@ pub trait OnChange: Send + Sync {
     fn changed(&self, namespace: &str, name: &str, change: Change);
 }
 
-/// Runs for the life of the agent. The watcher comes back by itself, with back-off, when the API server does.
+/// Where the back-off ends.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// Runs for the life of the agent.
 pub async fn follow(client: Client, store: Arc<PolicyStore>, on_change: Arc<dyn OnChange>) {
-    let api = Api::<DeserializeGuard<DataplanePolicy>>::all(client);
-    let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
-    let mut listed = Vec::new();
-    while let Some(event) = events.next().await {
+    let board = Board::default();
+    let follower = Follower { store: &store, board: &board, on_change: &*on_change };
+    tokio::join!(follower.watch(client.clone()), status::write(client, &board));
+}
+
+struct Follower<'a> {
+    store: &'a PolicyStore,
+    board: &'a Board,
+    on_change: &'a dyn OnChange,
+}
+
+impl Follower<'_> {
+    /// After an error it lists anew rather than resuming: a resumed watch stays silent until something changes,
+    /// and nothing would tell that the memory is fresh again.
+    async fn watch(&self, client: Client) {
+        let api = Api::<DeserializeGuard<DataplanePolicy>>::all(client);
+        let mut waits = DefaultBackoff::default();
+        loop {
+            let mut events = watcher(api.clone(), watcher::Config::default()).boxed();
+            let mut listed = Vec::new();
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(event) => self.event(event, &mut listed),
+                    Err(error) => {
+                        tracing::warn!(step = 2, %error, "watch policies; deciding from the remembered ones");
+                        break;
+                    }
+                }
+            }
+            self.store.lost();
+            tokio::time::sleep(waits.next().unwrap_or(LONGEST_WAIT)).await;
+        }
+    }
+
+    fn event(&self, event: Event<DeserializeGuard<DataplanePolicy>>, listed: &mut Vec<Key>) {
         match event {
-            Ok(watcher::Event::Init) => listed.clear(),
-            Ok(watcher::Event::InitApply(policy)) => {
-                listed.push((policy.0.namespace(), policy.0.name_any()));
-                apply(&store, policy, &*on_change);
-            }
-            Ok(watcher::Event::InitDone) => {
-                for (namespace, name) in store.synced(&listed) {
-                    on_change.changed(&namespace, &name, Change::Deleted);
+            Event::Init => listed.clear(),
+            Event::InitApply(policy) => listed.push(self.apply(policy)),
+            Event::InitDone => {
+                for key in self.store.synced(listed) {
+                    self.gone(&key, Change::Deleted);
                 }
+                self.store.save();
             }
-            Ok(watcher::Event::Apply(policy)) => apply(&store, policy, &*on_change),
-            Ok(watcher::Event::Delete(policy)) => {
-                let (namespace, name) = (policy.0.namespace(), policy.0.name_any());
-                if let Some(change) = store.remove(&namespace, &name) {
-                    on_change.changed(&namespace, &name, change);
+            Event::Apply(policy) => {
+                self.apply(policy);
+                self.store.save();
+            }
+            Event::Delete(policy) => {
+                let source = source_of(metadata_of(&policy));
+                let key = (source.namespace, source.name);
+                if let Some(change) = self.store.remove(&key) {
+                    self.gone(&key, change);
                 }
+                self.store.save();
             }
-            Err(error) => tracing::warn!(%error, "watching policies; deciding from the remembered ones"),
         }
     }
-}
 
-trait Namespaced {
-    fn namespace(&self) -> String;
-    fn name_any(&self) -> String;
-}
-
-impl Namespaced for Result<DataplanePolicy, kube::core::error_boundary::InvalidObject> {
-    fn namespace(&self) -> String {
-        let metadata = match self {
-            Ok(policy) => &policy.metadata,
-            Err(invalid) => &invalid.metadata,
-        };
-        metadata.namespace.clone().unwrap_or_default()
-    }
-
-    fn name_any(&self) -> String {
-        match self {
-            Ok(policy) => policy.name_any(),
-            Err(invalid) => invalid.metadata.name.clone().unwrap_or_default(),
+    fn apply(&self, policy: DeserializeGuard<DataplanePolicy>) -> Key {
+        let source = source_of(metadata_of(&policy));
+        let said = policy.0.as_ref().ok().and_then(accepted_condition).cloned();
+        let known = Known::judge(policy.0.map(|policy| policy.spec), source);
+        self.board.saw(&known, said.as_ref());
+        let key = known.key();
+        if let Some(change) = self.store.put(known) {
+            self.on_change.changed(&key.0, &key.1, change);
         }
+        key
+    }
+
+    fn gone(&self, key: &Key, change: Change) {
+        self.board.gone(key);
+        self.on_change.changed(&key.0, &key.1, change);
     }
 }
 
-fn apply(store: &PolicyStore, policy: DeserializeGuard<DataplanePolicy>, on_change: &dyn OnChange) {
-    let (namespace, name) = (policy.0.namespace(), policy.0.name_any());
-    let metadata = match &policy.0 {
+fn metadata_of(policy: &DeserializeGuard<DataplanePolicy>) -> &ObjectMeta {
+    match &policy.0 {
         Ok(policy) => &policy.metadata,
         Err(invalid) => &invalid.metadata,
-    };
-    let source = PolicyRef {
-        namespace: namespace.clone(),
-        name: name.clone(),
-        uid: metadata.uid.clone().unwrap_or_default(),
-        generation: metadata.generation.unwrap_or_default(),
-    };
-    if let Some(change) = store.put(judge(policy.0.map(|policy| policy.spec), source)) {
-        on_change.changed(&namespace, &name, change);
     }
 }
 
-/// What the store remembers of one object, whatever state it is in.
-pub(super) fn judge<E: std::fmt::Display>(
-    spec: Result<quietcore_crd::DataplanePolicySpec, E>,
-    source: PolicyRef,
-) -> Known {
-    let refused = |why: String| {
-        tracing::warn!(namespace = source.namespace, name = source.name, why, "policy refused");
-        Known::Refused { source: source.clone(), why }
-    };
-    match spec {
-        Ok(spec) => match accept(&spec, source.clone()) {
-            Ok(policy) => Known::Accepted(policy),
-            Err(error) => refused(error.to_string()),
-        },
-        Err(error) => refused(error.to_string()),
+fn source_of(metadata: &ObjectMeta) -> PolicyRef {
+    PolicyRef {
+        namespace: metadata.namespace.clone().unwrap_or_default(),
+        name: metadata.name.clone().unwrap_or_default(),
+        uid: metadata.uid.clone().unwrap_or_default(),
+        generation: metadata.generation.unwrap_or_default(),
     }
 }
+
+fn accepted_condition(policy: &DataplanePolicy) -> Option<&Condition> {
+    policy
+        .status
+        .iter()
+        .flat_map(|status| &status.conditions)
+        .find(|condition| condition.type_ == status::ACCEPTED)
+}
+
+#[cfg(test)]
+mod tests;
