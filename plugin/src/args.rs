@@ -20,7 +20,7 @@ pub enum Command {
     /// Run the node agent: NRI plugin, device plugin and guard.
     ///
     /// Needs root, or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_OVERRIDE, and a kernel with BTF.
-    Agent(AgentArgs),
+    Agent(Box<AgentArgs>),
     /// Ask nodes to let go: no cores published, nothing pinned. Fails, and names the pods, while strict pods run.
     Release(ReleaseArgs),
     /// Reads one binary on behalf of the agent, without capabilities.
@@ -60,6 +60,9 @@ pub struct AgentArgs {
     /// Address of /healthz, /readyz and /metrics
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9753")]
     pub listen: SocketAddr,
+    /// For tests of a node: panic this long after the start
+    #[arg(long, value_name = "TIME", env = "QUIETCORE_PANIC_AFTER", hide = true, value_parser = parse_timeout)]
+    pub panic_after: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

@@ -93,6 +93,26 @@ impl<'a> Agent<'a> {
         pods.iter().filter_map(|pod| pod["status"]["containerStatuses"][0]["restartCount"].as_u64()).sum()
     }
 
+    /// Waits until the kubelet lets it wait after it ended once too often.
+    #[track_caller]
+    pub fn wait_back_off(&self) {
+        until(&format!("the agent on {} to be held back", self.node.name()), READY_WITHIN, || {
+            let statuses = self
+                .pods()?
+                .iter()
+                .map(|pod| pod["status"]["containerStatuses"].to_string())
+                .collect::<String>();
+            Ok(if statuses.contains("CrashLoopBackOff") { Seen::Done(()) } else { Seen::NotYet(statuses) })
+        });
+    }
+
+    /// What it wrote before it was started the last time.
+    #[track_caller]
+    pub fn previous_logs(&self) -> String {
+        let selector = format!("--selector={SELECTOR}");
+        self.node.testbed().run_kubectl(&["logs", "-n", NAMESPACE, &selector, "--previous", "--tail=-1"])
+    }
+
     /// Its log since it was last started.
     #[track_caller]
     pub fn logs(&self) -> String {
@@ -151,10 +171,60 @@ impl Testbed {
         removed
     }
 
+    /// In the agents' environment until the returned guard is dropped. The agents are replaced.
+    #[track_caller]
+    pub fn set_agent_variable(&self, name: &'static str, value: &str) -> AgentVariable<'_> {
+        self.run_kubectl(&[
+            "set",
+            "env",
+            "-n",
+            NAMESPACE,
+            "daemonset",
+            DAEMON_SET,
+            &format!("{name}={value}"),
+        ]);
+        AgentVariable { testbed: self, name }
+    }
+
     /// Waits until every node that should have an agent has a Ready one.
     #[track_caller]
     pub fn wait_agents(&self) {
         try_wait_agents(self).unwrap_or_else(|error| panic!("{error:#}"));
+    }
+}
+
+/// The agents have a variable while this lives.
+#[derive(Debug)]
+pub struct AgentVariable<'a> {
+    testbed: &'a Testbed,
+    name: &'static str,
+}
+
+impl AgentVariable<'_> {
+    /// Takes it away and waits until the agents are Ready.
+    #[track_caller]
+    pub fn unset(self) {
+        let testbed = self.testbed;
+        drop(self);
+        testbed.wait_agents();
+    }
+}
+
+impl Drop for AgentVariable<'_> {
+    fn drop(&mut self) {
+        let without = format!("{}-", self.name);
+        let unset = run(&mut self.testbed.kubectl(&[
+            "set",
+            "env",
+            "-n",
+            NAMESPACE,
+            "daemonset",
+            DAEMON_SET,
+            &without,
+        ]));
+        if !std::thread::panicking() {
+            unset.unwrap_or_else(|error| panic!("{error:#}"));
+        }
     }
 }
 

@@ -46,6 +46,7 @@ pub struct Strict<'a> {
     pub annotations: &'a str,
     pub n_cores: u8,
     pub restart: &'a str,
+    pub image: &'a str,
     /// Lines of the container, two spaces in, e.g. `command: [..]`.
     pub container: &'a str,
 }
@@ -54,12 +55,12 @@ impl<'a> Strict<'a> {
     /// Under the policy `p`.
     pub fn day(name: &'a str, day: &'a str) -> Strict<'a> {
         let annotations = "{policy.quietcore.io/pod: p}";
-        Strict { name, day, annotations, n_cores: 1, restart: "Never", container: "" }
+        Strict { name, day, annotations, n_cores: 1, restart: "Never", image: WORKLOAD, container: "" }
     }
 
     #[track_caller]
     pub fn apply<'n>(&self, namespace: &'n Namespace<'n>) -> Pod<'n> {
-        let Strict { name, day, annotations, n_cores, restart, container } = self;
+        let Strict { name, day, annotations, n_cores, restart, image, container } = self;
         let limits = match n_cores {
             0 => String::new(),
             n => format!("{RESOURCE}: {n}"),
@@ -74,7 +75,7 @@ spec:
   terminationGracePeriodSeconds: 1
   containers:
     - name: app
-      image: {WORKLOAD}
+      image: {image}
       imagePullPolicy: Never
       args: [{day}]
       resources: {{limits: {{{limits}}}}}

@@ -117,6 +117,18 @@ impl Testbed {
     /// `/STEM` of the first one's name, static.
     #[track_caller]
     pub fn load_c_program(&self, tag: &str, sources: &[&str], flags: &[&str]) {
+        self.load_c_program_with(tag, sources, flags, |image, _program| image);
+    }
+
+    /// The same, with what `complete` adds to the image; it gets the program's path on this machine.
+    #[track_caller]
+    pub fn load_c_program_with(
+        &self,
+        tag: &str,
+        sources: &[&str],
+        flags: &[&str],
+        complete: impl FnOnce(Image, &Path) -> Image,
+    ) {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let paths: Vec<PathBuf> = sources.iter().map(|source| root.join(source)).collect();
         let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
@@ -127,7 +139,7 @@ impl Testbed {
         let program = folder.path().join(stem);
         image::compile_static(&paths, &[flags, &[include.as_str()]].concat(), &program)
             .unwrap_or_else(|error| panic!("{error:#}"));
-        self.load_image(&Image::of_program(tag, &program));
+        self.load_image(&complete(Image::of_program(tag, &program), &program));
     }
 
     /// `kubectl` with this cluster's KUBECONFIG.

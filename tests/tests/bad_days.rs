@@ -49,13 +49,29 @@ fn armed_threads_outlive_the_agent_and_the_next_one_adopts_them() {
     let namespace = testbed.namespace("killed-agent");
     let pod = each_second(&namespace, "Never");
     let agent = testbed.node().agent();
+    let restarts = agent.restarts();
     agent.kill();
     every_violation_is_told(&pod);
     testbed.wait_agents();
     wait_agent_log(&testbed, "adopted=true");
     wait_agent_log(&testbed, "\"reason\":\"KernelEntry\"");
     every_violation_is_told(&pod);
-    assert_eq!(pod.restarts("app"), 0);
+    assert_eq!((pod.restarts("app"), agent.restarts()), (0, restarts + 1));
+}
+
+#[test]
+fn an_agent_that_panics_ends_and_its_gates_hold() {
+    let testbed = Testbed::from_env();
+    testbed.install_product();
+    let namespace = testbed.namespace("panic");
+    let pod = each_second(&namespace, "Always");
+    let agent = testbed.node().agent();
+    let panicking = testbed.set_agent_variable("QUIETCORE_PANIC_AFTER", "10s");
+    agent.wait_back_off();
+    assert!(agent.previous_logs().contains("a panic that was asked for"), "{}", agent.previous_logs());
+    every_violation_is_told(&pod);
+    kill_container(&pod);
+    restarts_only_with_the_agent(&pod, || panicking.unset());
 }
 
 #[test]
@@ -135,6 +151,7 @@ fn a_restarted_runtime_finds_the_agent_again_and_threads_stay_armed() {
     pod.delete();
     let next = Strict::day("next", "syscall").apply(&namespace);
     assert_eq!(next.wait_exit_code("app"), 0);
+    assert!(next.wait_event("KernelEntry").note.contains("getppid(2)"), "{:?}", next.events());
 }
 
 #[test]

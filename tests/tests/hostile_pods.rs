@@ -48,6 +48,19 @@ fn a_folder_in_the_place_of_the_shim_is_covered_by_it() {
 }
 
 #[test]
+fn a_file_of_the_image_in_the_place_of_the_shim_is_covered_by_it() {
+    let testbed = Testbed::from_env();
+    testbed.install_product();
+    let namespace = testbed.namespace("image-shim");
+    apply_policy(&namespace, "p", ENFORCE);
+    let image = "localhost/own-shim:dev";
+    testbed.load_c_program_with(image, &["tests/workloads/workload.c"], &[], |image, program| {
+        image.file(program, "/.quietcore/shim")
+    });
+    gains_nothing(&Strict { image, ..Strict::day("image-shim", "syscall") }.apply(&namespace));
+}
+
+#[test]
 fn a_token_that_the_pod_names_itself_is_no_token() {
     installed("own-token", |namespace| {
         let annotations =

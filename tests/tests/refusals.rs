@@ -1,9 +1,12 @@
 //! Steps 1, 2 and 4b: bad input gets a clear answer, in the place where its author looks.
 
+use std::time::Duration;
+
 use quietcore_tests::kube::Namespace;
 use quietcore_tests::pod::Pod;
 use quietcore_tests::product::{ENFORCE, Strict, apply_policy, policy};
 use quietcore_tests::testbed::Testbed;
+use quietcore_tests::wait::{Seen, until};
 
 /// The container waits for this reason, and `kubectl describe pod` has the words.
 #[track_caller]
@@ -28,12 +31,29 @@ fn a_policy_that_does_not_exist_is_named_and_the_pod_starts_when_it_does() {
     assert_eq!(pod.wait_exit_code("app"), 0);
 }
 
+/// What `kubectl get dataplanepolicies` shows of it.
+#[track_caller]
+fn wait_accepted(namespace: &Namespace<'_>, name: &str, status: &str, words: &str) {
+    until(&format!("policy {name} to be Accepted={status}"), Duration::from_secs(30), || {
+        let conditions = namespace.get("dataplanepolicy", name)["status"]["conditions"].clone();
+        let told = conditions[0]["type"] == "Accepted" && conditions[0]["status"] == status;
+        Ok(if told && conditions.to_string().contains(words) {
+            Seen::Done(())
+        } else {
+            Seen::NotYet(conditions)
+        })
+    });
+}
+
 #[test]
 fn what_is_not_built_yet_is_refused_and_never_ignored() {
     let testbed = Testbed::from_env();
     testbed.install_product();
     let namespace = testbed.namespace("not-yet");
     apply_policy(&namespace, "p", "{arm: {at: Settled, settleFor: 500ms}}");
+    wait_accepted(&namespace, "p", "False", "spec.arm.at: Settled is not supported");
+    apply_policy(&namespace, "good", ENFORCE);
+    wait_accepted(&namespace, "good", "True", "PolicyAccepted");
     check(
         &namespace,
         &Strict::day("settled", "syscall"),

@@ -1,7 +1,7 @@
 //! Builds the steps in order and keeps them running. Stopping changes nothing on the node: whatever is armed
 //! stays armed, under programs that are pinned, until the next agent adopts them.
 
-use std::{convert::Infallible, io, path::Path, path::PathBuf, sync::Arc};
+use std::{convert::Infallible, io, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
 use prometheus_client::registry::Registry;
 use tokio::{
@@ -79,7 +79,7 @@ struct Parts {
     published: watch::Sender<Published>,
 }
 
-pub async fn run(args: AgentArgs) -> Result<(), AgentError> {
+pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
     let AgentArgs {
         isolated_cpus,
         state_dir,
@@ -90,7 +90,8 @@ pub async fn run(args: AgentArgs) -> Result<(), AgentError> {
         node_name,
         namespace,
         listen,
-    } = args;
+        panic_after,
+    } = *args;
     let topology = Topology::read(Path::new("/sys"))?;
     topology.can_isolate(&isolated_cpus)?;
     let shim_on_node = shim_file::install(&state_dir)?;
@@ -122,6 +123,9 @@ pub async fn run(args: AgentArgs) -> Result<(), AgentError> {
     let pages = Arc::new(Pages { registry, readiness: Arc::clone(&parts.readiness) });
     tokio::spawn(http::serve(listener, pages));
     tokio::spawn(reporting);
+    if let Some(time) = panic_after {
+        tokio::spawn(panic_in(time));
+    }
 
     let (guard_failed, mut guard_failure) = mpsc::channel(1);
     start_records(&parts, metrics, guard_failed);
@@ -270,6 +274,12 @@ fn start_kubernetes(
 
 fn owners(parts: &Parts) -> Arc<TellOwners> {
     Arc::new(TellOwners { containers: Arc::clone(&parts.containers), reporter: parts.reporter.clone() })
+}
+
+/// In a task of its own, where an unwound panic would be swallowed: the profile's `panic = "abort"` is what ends us.
+async fn panic_in(time: Duration) {
+    tokio::time::sleep(time).await;
+    panic!("a panic that was asked for");
 }
 
 fn hostname() -> String {
