@@ -3,12 +3,17 @@
 //! Every label comes from the node's own containers or from an enum of ours: a pod cannot make series. A
 //! container's series go when it does.
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue},
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
-    registry::Registry,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
 };
 
 use crate::{guard::abi::qc_counts, policy::effective::Class};
@@ -51,10 +56,21 @@ struct NriLabels {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum NriResult {
-    Ok,
+    /// Not ours.
+    Untouched,
+    Strict,
     /// A pod was told no.
     Refused,
-    Error,
+}
+
+#[derive(Debug, Clone)]
+struct NriTimes(Family<NriLabels, Histogram, fn() -> Histogram>);
+
+impl Default for NriTimes {
+    /// Twelve buckets from 20 us to 41 ms: the runtime's own limit is two seconds.
+    fn default() -> NriTimes {
+        NriTimes(Family::new_with_constructor(|| Histogram::new(exponential_buckets(20e-6, 2.0, 12))))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -72,7 +88,7 @@ pub struct Metrics {
     pub events_retried: Counter,
     events_dropped: Family<DropLabels, Counter>,
     pub events_waiting: Gauge,
-    nri_requests: Family<NriLabels, Counter>,
+    nri_request_seconds: NriTimes,
 }
 
 impl Metrics {
@@ -89,7 +105,7 @@ impl Metrics {
             events_retried,
             events_dropped,
             events_waiting,
-            nri_requests,
+            nri_request_seconds,
         } = self;
         let q = registry.sub_registry_with_prefix("quietcore");
         q.register("kernel_entries", "Kernel entries of watched threads on granted cores", entries.clone());
@@ -107,7 +123,12 @@ impl Metrics {
         q.register("events_retried", "Requests for Events that will be repeated", events_retried.clone());
         q.register("events_dropped", "Events never sent", events_dropped.clone());
         q.register("events_waiting", "Events in the queue", events_waiting.clone());
-        q.register("nri_requests", "Requests of the container runtime", nri_requests.clone());
+        q.register_with_unit(
+            "nri_request",
+            "How long the container runtime waited for the agent",
+            Unit::Seconds,
+            nri_request_seconds.0.clone(),
+        );
     }
 
     /// The guard's own counts, which only grow.
@@ -136,8 +157,9 @@ impl Metrics {
     }
 
     /// `request` is the NRI event's name, from our own list.
-    pub fn nri_request(&self, request: &'static str, result: NriResult) {
-        self.nri_requests.get_or_create(&NriLabels { request, result }).inc();
+    pub fn nri_request(&self, request: &'static str, result: NriResult, took: Duration) {
+        let times = &self.nri_request_seconds.0;
+        times.get_or_create(&NriLabels { request, result }).observe(took.as_secs_f64());
     }
 }
 
@@ -192,15 +214,15 @@ mod tests {
     fn labels_of_requests_are_our_own_words() {
         let (metrics, mut registry) = (Metrics::default(), Registry::default());
         metrics.register(&mut registry);
-        metrics.nri_request("CreateContainer", NriResult::Refused);
+        metrics.nri_request("CreateContainer", NriResult::Refused, Duration::from_micros(50));
         metrics.event_dropped(DropReason::Overflow, 3);
         expect![[r#"
             quietcore_events_dropped_total{reason="Overflow"} 3
         "#]]
         .assert_eq(&lines(&registry, "dropped_total"));
         expect![[r#"
-            quietcore_nri_requests_total{request="CreateContainer",result="Refused"} 1
+            quietcore_nri_request_seconds_bucket{le="0.00008",request="CreateContainer",result="Refused"} 1
         "#]]
-        .assert_eq(&lines(&registry, "requests_total"));
+        .assert_eq(&lines(&registry, "le=\"0.00008\""));
     }
 }

@@ -298,7 +298,7 @@ fn has_tripwire(container: &Container) -> bool {
     container.mounts.iter().any(|mount| mount.destination == TRIPWIRE)
 }
 
-fn looks_strict(container: &Container) -> bool {
+pub(super) fn looks_strict(container: &Container) -> bool {
     container.annotations.contains_key(token::ANNOTATION)
         || has_tripwire(container)
         || container.args.first().is_some_and(|first| first == SHIM_PATH)

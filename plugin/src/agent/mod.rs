@@ -5,6 +5,7 @@ pub mod housekeeping;
 pub mod shim_file;
 pub mod disk;
 pub mod gate;
+mod timed;
 pub mod containers;
 pub mod records;
 pub mod changes;

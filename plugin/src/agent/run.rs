@@ -18,6 +18,7 @@ use super::{
     node_object::NodeObject,
     records::Records,
     shim_file::{self, ShimFileError},
+    timed::Timed,
 };
 use crate::{
     args::AgentArgs,
@@ -128,8 +129,8 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
     }
 
     let (guard_failed, mut guard_failure) = mpsc::channel(1);
-    start_records(&parts, metrics, guard_failed);
-    start_nri(&parts, nri_socket, shim_on_node);
+    start_records(&parts, Arc::clone(&metrics), guard_failed);
+    start_nri(&parts, metrics, nri_socket, shim_on_node);
     let registered = start_kubelet(&parts, kubelet_dir);
     let mut released = match (client, policy_dir) {
         (Some(client), _) => {
@@ -184,7 +185,7 @@ fn start_records(parts: &Parts, metrics: Arc<Metrics>, failed: mpsc::Sender<Guar
     tokio::spawn(records.publish_counts());
 }
 
-fn start_nri(parts: &Parts, socket: PathBuf, shim_on_node: PathBuf) {
+fn start_nri(parts: &Parts, metrics: Arc<Metrics>, socket: PathBuf, shim_on_node: PathBuf) {
     let gate = Gate {
         grants: Arc::clone(&parts.grants),
         topology: Arc::clone(&parts.topology),
@@ -197,7 +198,7 @@ fn start_nri(parts: &Parts, socket: PathBuf, shim_on_node: PathBuf) {
     };
     gate.remember_running();
     let (state, mut states) = watch::channel(session::State::default());
-    tokio::spawn(session::run(socket, gate, state));
+    tokio::spawn(session::run(socket, Timed { handler: gate, metrics }, state));
     let readiness = Arc::clone(&parts.readiness);
     tokio::spawn(async move {
         while states.changed().await.is_ok() {
