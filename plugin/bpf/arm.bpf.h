@@ -19,8 +19,22 @@ static __always_inline int signal_is_good(unsigned int signal)
 	return signal == 0 || (signal <= 64 && !(BAD_SIGNALS >> (signal - 1) & 1));
 }
 
-static __always_inline void take_signals(struct qc_thread *thread, unsigned long bits, unsigned long classes)
+static __always_inline int is_isolation_prctl(const struct pt_regs *regs)
 {
+	return (int)regs->orig_ax == NR_PRCTL && (unsigned int)regs->di == PR_TASK_ISOLATION;
+}
+
+static __always_inline void take_ask(struct qc_thread *thread, const struct pt_regs *regs)
+{
+	thread->ask.bits = regs->si;
+	thread->ask.classes = regs->dx;
+	thread->ask.arg4 = regs->r10;
+	thread->ask.arg5 = regs->r8;
+}
+
+static __always_inline void take_signals(struct qc_thread *thread)
+{
+	unsigned long bits = thread->ask.bits, classes = thread->ask.classes;
 	unsigned int one = PR_TASK_ISOLATION_GET_SIG(bits);
 
 	if (bits & PR_TASK_ISOLATION_CLASSES) {
@@ -35,15 +49,15 @@ static __always_inline void take_signals(struct qc_thread *thread, unsigned long
 	}
 }
 
-/* The shim's filter refuses most of this already; the pod's own filter may have answered instead. */
-static __always_inline int refusal(const struct qc_grant *grant, struct pt_regs *regs, unsigned long bits)
+/* Where a filter answers it has refused most of this already; but the pod's own filter may have answered. */
+static __always_inline int refusal(const struct qc_grant *grant, const struct qc_ask *ask)
 {
-	unsigned long classes = regs->dx;
+	unsigned long bits = ask->bits, classes = ask->classes;
 	unsigned long known =
 	    PR_TASK_ISOLATION_ENABLE | PR_TASK_ISOLATION_CLASSES | PR_TASK_ISOLATION_SET_SIG(0x7f);
 	int by_class = !!(bits & PR_TASK_ISOLATION_CLASSES);
 
-	if ((bits & ~known) || regs->r10 || regs->r8)
+	if ((bits & ~known) || ask->arg4 || ask->arg5)
 		return QC_REFUSED_ARGUMENT;
 	if (bits && !(bits & PR_TASK_ISOLATION_ENABLE))
 		return QC_REFUSED_ARGUMENT;
@@ -74,22 +88,22 @@ static __always_inline void shim_asks(struct qc_thread *thread, unsigned long bi
 		thread->state = QC_STATE_AT_EXEC;
 }
 
-static __noinline int prctl_returns(struct qc_thread *thread, struct pt_regs *regs, long ret)
+static __noinline int prctl_returns(struct qc_thread *thread, int ret)
 {
 	const struct qc_grant *grant = grant_of(thread);
-	unsigned long bits = regs->si;
+	unsigned long bits = thread->ask.bits;
 	struct happening what = {};
 
 	if (!grant)
 		return 0;
 	if (bits & (PR_TASK_ISOLATION_CHALLENGE | PR_TASK_ISOLATION_ON_EXEC)) {
-		shim_asks(thread, bits, regs->dx);
+		shim_asks(thread, bits, thread->ask.classes);
 		return 0;
 	}
 	/* Not 0: nobody answered the call (EINVAL), or the filter refused it. */
 	if (ret || (thread->state != QC_STATE_WATCHED && thread->state != QC_STATE_ARMED))
 		return 0;
-	what.detail = refusal(grant, regs, bits);
+	what.detail = refusal(grant, &thread->ask);
 	if (what.detail) {
 		what.kind = QC_KIND_ARM_REFUSED;
 	} else if (!bits) {
@@ -98,12 +112,46 @@ static __noinline int prctl_returns(struct qc_thread *thread, struct pt_regs *re
 		disarm(thread);
 		what.kind = QC_KIND_DISARMED;
 	} else {
-		take_signals(thread, bits, regs->dx);
+		take_signals(thread);
 		thread->exceptions_wait = 0;
-		thread->state = QC_STATE_ARMED;
+		arm(thread);
 		what.kind = QC_KIND_ARMED;
 	}
 	return emit(thread, &what, bpf_get_current_task_btf());
+}
+
+/*
+ * Provider Lsm: the errno itself. A 0 would mean "not decided" to the LSM's trampoline, and the call would go
+ * on to fail; only the low half of what is returned here reaches the caller (tested at start, self_test.rs).
+ */
+#define ANSWER_ZERO (1UL << 32)
+
+SEC("lsm/task_prctl")
+long BPF_PROG(qc_task_prctl, int option, unsigned long arg2, unsigned long arg3, unsigned long arg4,
+	      unsigned long arg5)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct qc_ask ask = {.bits = arg2, .classes = arg3, .arg4 = arg4, .arg5 = arg5};
+	struct happening what = {.kind = QC_KIND_ARM_REFUSED};
+	const struct qc_grant *grant;
+	struct qc_thread *thread;
+
+	if (option != PR_TASK_ISOLATION)
+		return -ENOSYS;
+	thread = bpf_task_storage_get(&qc_threads, task, 0, 0);
+	if (!thread)
+		return -EPERM;
+	grant = grant_of(thread);
+	if (!grant)
+		return -EPERM;
+	if (arg2 & (PR_TASK_ISOLATION_CHALLENGE | PR_TASK_ISOLATION_ON_EXEC))
+		return thread->state == QC_STATE_SHIM ? ANSWER_ZERO : -EPERM;
+	what.detail = refusal(grant, &ask);
+	if (!what.detail)
+		return ANSWER_ZERO;
+	thread->ask = ask;
+	emit(thread, &what, task);
+	return what.detail == QC_REFUSED_LOCKED ? -EPERM : -EINVAL;
 }
 
 /* The shim asked for it; the program's first instruction comes next. */
@@ -117,7 +165,7 @@ static __noinline int execve_returns(struct qc_thread *thread)
 	if (!grant)
 		return 0;
 	if (on_its_core(task, grant)) {
-		thread->state = QC_STATE_ARMED;
+		arm(thread);
 		thread->exceptions_wait = 1;
 		thread->fault_ns = bpf_ktime_get_ns();
 	} else {

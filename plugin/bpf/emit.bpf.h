@@ -161,7 +161,8 @@ static __noinline unsigned int send(struct happening *what)
 	/* A blocked signal is kept whatever its disposition (kernel/signal.c, sig_ignored). */
 	if (task->blocked.sig[0] >> (signal - 1) & 1) {
 		flags |= QC_F_BLOCKED;
-	} else if (!handler && (task->signal->flags & SIGNAL_UNKILLABLE) && signal != SIGKILL) {
+	} else if (!handler && (task->signal->flags & SIGNAL_UNKILLABLE) && signal != SIGKILL &&
+		   signal != SIGSTOP) {
 		signal = SIGKILL;
 		flags |= QC_F_ESCALATED;
 	}

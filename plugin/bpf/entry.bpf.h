@@ -6,11 +6,28 @@
 #define QUIETCORE_ENTRY_BPF_H
 
 #include "emit.bpf.h"
+#include "seat.bpf.h"
+
+static __always_inline void arm(struct qc_thread *thread)
+{
+	unsigned int slot = thread->slot;
+	struct qc_counts *counts = bpf_map_lookup_elem(&qc_counts_map, &slot);
+
+	thread->state = QC_STATE_ARMED;
+	if (counts && !counts->first_armed_ns)
+		__sync_val_compare_and_swap(&counts->first_armed_ns, 0, bpf_ktime_get_boot_ns());
+}
 
 static __always_inline void disarm(struct qc_thread *thread)
 {
+	struct qc_seat *seat = seat_of(thread);
+
 	thread->state = QC_STATE_WATCHED;
 	thread->exceptions_wait = 0;
+	if (seat) {
+		seat->armed = 0;
+		seat->done = 1;
+	}
 	__builtin_memset(thread->signals, 0, sizeof(thread->signals));
 }
 
@@ -41,6 +58,36 @@ static __noinline int retry_unsent(struct qc_thread *thread, struct qc_counts *c
 	return 0;
 }
 
+/* Fewer than the policy allows in the present window: only counted. Of each thread by itself. */
+static __always_inline int within_budget(struct qc_thread *thread, const struct qc_grant *grant,
+					 unsigned int class)
+{
+	unsigned long long now;
+
+	class &= 3;
+	if (!grant->budget_ns[class])
+		return 0;
+	now = bpf_ktime_get_ns();
+	if (now - thread->window_ns[class] >= grant->budget_ns[class]) {
+		thread->window_ns[class] = now;
+		thread->in_window[class] = 0;
+	}
+	if (thread->in_window[class] >= grant->budget_entries[class])
+		return 0;
+	thread->in_window[class]++;
+	return 1;
+}
+
+/* Zero, or why the policy's mode sends nothing. */
+static __always_inline unsigned int not_enforced(const struct qc_grant *grant, const struct qc_counts *counts)
+{
+	if (!grant->enforce)
+		return QC_F_AUDIT;
+	if (grant->enforce_ns && bpf_ktime_get_boot_ns() - counts->first_armed_ns >= grant->enforce_ns)
+		return QC_F_EXPIRED;
+	return 0;
+}
+
 /* For an armed thread. `what` says which entry; its action, signal and flags are filled in here. */
 static __noinline int judge(struct qc_thread *thread, const struct qc_grant *grant, struct happening *what)
 {
@@ -58,15 +105,19 @@ static __noinline int judge(struct qc_thread *thread, const struct qc_grant *gra
 	if (what->action == QC_IGNORE || !counts)
 		return 0;
 	__sync_fetch_and_add(&counts->violations[class], 1);
-	if (what->action == QC_COUNT)
+	if (what->action == QC_COUNT || within_budget(thread, grant, class))
 		return 0;
-	if (what->action == QC_SIGNAL) {
+	if (what->action == QC_FREEZE)
+		what->signal = SIGSTOP;
+	if (what->action >= QC_SIGNAL) {
+		unsigned int why_not = not_enforced(grant, counts);
+
 		/* In Audit too, so that Audit predicts Enforce. */
 		if (!grant->continuous) {
 			disarm(thread);
 			what->flags |= QC_F_DISARMED;
 		}
-		if (grant->enforce) {
+		if (!why_not) {
 			what->flags |= send(what);
 			if (what->flags & QC_F_SIGNALLED) {
 				__sync_fetch_and_add(&counts->signals, 1);
@@ -75,12 +126,31 @@ static __noinline int judge(struct qc_thread *thread, const struct qc_grant *gra
 				thread->unsent_signals[class] = what->signal;
 			}
 		} else {
-			what->flags |= QC_F_AUDIT;
+			what->flags |= why_not;
 		}
 	} else {
 		what->signal = 0;
 	}
 	return emit(thread, what, bpf_get_current_task_btf());
+}
+
+/* The agent may have armed the thread meanwhile, from another CPU. */
+static __noinline int look_at_seat(struct qc_thread *thread, const struct qc_grant *grant,
+				   const struct happening *what)
+{
+	struct qc_seat *seat = seat_of(thread);
+	unsigned int class = what->class & 3;
+
+	if (!seat)
+		return 0;
+	if (grant->actions[class] >= QC_REPORT) {
+		seat->in_class = class;
+		seat->last_ns = bpf_ktime_get_ns();
+	}
+	seat->on_core = on_its_core(bpf_get_current_task_btf(), grant);
+	if (seat->armed && thread->state == QC_STATE_WATCHED)
+		arm(thread);
+	return 0;
 }
 
 /* Every entry of a watched thread comes by here once; `exempt` ones are counted and never judged. */
@@ -97,6 +167,8 @@ static __noinline int entered(struct qc_thread *thread, struct happening *what, 
 	__sync_fetch_and_add(&counts->entries[what->class & 3], 1);
 	remember_place(thread, regs->ip, regs->sp);
 	retry_unsent(thread, counts, what->irqs_off);
+	if (thread->seat)
+		look_at_seat(thread, grant, what);
 	if (thread->state != QC_STATE_ARMED)
 		return 0;
 	if (!on_its_core(task, grant))

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /*
  * Class exception: page faults by their tracepoint; the others have none, and show themselves by the signal
- * that the kernel makes of them. What it fixes up without a signal (UMIP) stays unseen by this detector.
+ * that the kernel makes of them. What it fixes up without a signal (UMIP) only the Edge detector sees.
  */
 #ifndef QUIETCORE_EXCEPTION_BPF_H
 #define QUIETCORE_EXCEPTION_BPF_H
@@ -16,7 +16,7 @@ int BPF_PROG(qc_page_fault_user, unsigned long address, struct pt_regs *regs, un
 	    .kind = QC_KIND_PAGE_FAULT, .class = QC_EXCEPTION, .detail = address, .code = error_code};
 	unsigned long long now, waited;
 
-	if (!thread)
+	if (!thread || !tells(thread))
 		return 0;
 	if (thread->exceptions_wait) {
 		/* After an execve no page is mapped: the first fetch always faults. */
@@ -57,6 +57,8 @@ int BPF_PROG(qc_signal_generate, int sig, struct kernel_siginfo *info, struct ta
 	/* 0 and 1 stand for signals that carry no siginfo; reading them fails. */
 	if (bpf_probe_read_kernel(&head, sizeof(head), info) || !is_trap(sig, &head))
 		return 0;
+	if (!tells(thread))
+		return 0;
 	return entered(thread, &what, 0);
 }
 
@@ -71,6 +73,12 @@ int BPF_PROG(qc_signal_deliver, int sig)
 	struct happening what = {.kind = QC_KIND_VECTOR, .class = QC_INTERRUPT};
 
 	if (!thread)
+		return 0;
+	if (thread->asks == QC_ASKED) {
+		thread->answer = user_regs(bpf_get_current_task_btf())->ax;
+		thread->asks = QC_ANSWERED;
+	}
+	if (qc_edge)
 		return 0;
 	if (is_unseen_entry(thread, user_regs(bpf_get_current_task_btf())))
 		entered(thread, &what, 0);

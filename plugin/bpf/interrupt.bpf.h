@@ -22,7 +22,7 @@ static __always_inline int interrupted(struct qc_thread *thread, unsigned short 
 	{                                                                                                    \
 		struct qc_thread *thread = watched();                                                        \
                                                                                                              \
-		if (!thread || !from_user(ctx, FROM_USER_VECTOR))                                            \
+		if (!thread || !from_user(ctx, FROM_USER_VECTOR) || !tells(thread))                          \
 			return 0;                                                                            \
 		return interrupted(thread, of_kind, vector);                                                 \
 	}
@@ -57,9 +57,10 @@ int BPF_PROG(qc_irq_work_entry, int vector)
 		struct pt_regs *regs = user_regs(bpf_get_current_task_btf());
 
 		remember_place(thread, regs->ip, regs->sp);
+		tells(thread);
 		return 0;
 	}
-	return interrupted(thread, QC_KIND_IRQ_WORK, vector);
+	return tells(thread) ? interrupted(thread, QC_KIND_IRQ_WORK, vector) : 0;
 }
 
 /*
@@ -97,7 +98,7 @@ int BPF_PROG(qc_irq_handler_entry, int irq, struct irqaction *action)
 	last = (struct irqaction *)thread->action;
 	same_line = last && BPF_CORE_READ(last, next) == action;
 	thread->action = (unsigned long long)action;
-	if (same_line || !from_user(ctx, FROM_USER_DEVICE))
+	if (same_line || !from_user(ctx, FROM_USER_DEVICE) || !tells(thread))
 		return 0;
 	what.who = action->name;
 	return entered(thread, &what, 0);

@@ -8,6 +8,13 @@
 
 #include "entry.bpf.h"
 
+static __always_inline int seats(const struct qc_thread *thread)
+{
+	const struct qc_grant *grant = grant_of(thread);
+
+	return grant && grant->seats;
+}
+
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(qc_fork, struct task_struct *parent, struct task_struct *child)
 {
@@ -32,7 +39,10 @@ int BPF_PROG(qc_fork, struct task_struct *parent, struct task_struct *child)
 	new->state =
 	    thread->state == QC_STATE_NEW && parent->tgid == child->tgid ? QC_STATE_NEW : QC_STATE_WATCHED;
 	/* It begins on its way out of fork, so its first sys_exit is nobody's entry. */
+	if (new->state == QC_STATE_WATCHED && seats(new))
+		take_seat(new, child);
 	new->in_syscall = 1;
+	new->entry = QC_ENTRY_TOLD;
 	remember_place(new, QC_ANY_PLACE, QC_ANY_PLACE);
 	return 0;
 }
@@ -57,8 +67,18 @@ int BPF_PROG(qc_exec, struct task_struct *task)
 	default:
 		/* An armed thread's execve was a violation when it began. */
 		disarm(thread);
+		if (seats(thread))
+			take_seat(thread, task);
 	}
 	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(qc_exit, struct task_struct *task)
+{
+	struct qc_thread *thread = bpf_task_storage_get(&qc_threads, task, 0, 0);
+
+	return thread ? leave_seat(thread) : 0;
 }
 
 /* Before a thread goes to another CPU; it does not run now. */
@@ -73,6 +93,7 @@ int BPF_PROG(qc_migrate, struct task_struct *task, int to)
 	if (cpu_in(qc_cpus.granted, to) && !cpu_in(qc_cpus.granted, cpu_of(task))) {
 		/* What it did on a CPU that is not granted nobody saw. */
 		thread->in_syscall = came_by_syscall(user_regs(task));
+		thread->entry = QC_ENTRY_TOLD;
 		remember_place(thread, QC_ANY_PLACE, QC_ANY_PLACE);
 	}
 	if (thread->state != QC_STATE_ARMED)

@@ -21,19 +21,21 @@ static __always_inline int is_exempt(const struct qc_grant *grant, unsigned int 
 	return nr < QC_SYSCALLS && (grant->except[nr / 64 % (QC_SYSCALLS / 64)] >> (nr % 64) & 1);
 }
 
-static __noinline int syscall_entered(struct qc_thread *thread, struct pt_regs *regs, unsigned int flags)
+static __noinline int syscall_entered(struct qc_thread *thread, struct pt_regs *regs, unsigned int flags,
+				      int irqs_off)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	const struct qc_grant *grant = grant_of(thread);
 	/* The kernel looks at the low half only (arch/x86/entry/entry_64.S: movslq %eax, %rsi). */
 	int nr = regs->orig_ax;
-	struct happening what = {.kind = QC_KIND_SYSCALL, .class = QC_SYSCALL, .flags = flags, .detail = nr};
+	struct happening what = {
+	    .kind = QC_KIND_SYSCALL, .class = QC_SYSCALL, .flags = flags, .irqs_off = irqs_off, .detail = nr};
 
 	if (!grant)
 		return 0;
 	if (task->thread_info.status & TS_COMPAT)
 		what.flags |= QC_F_COMPAT;
-	else if (nr >= 0 && (nr & X32_SYSCALL_BIT))
+	else if (!(flags & QC_F_COMPAT) && nr >= 0 && (nr & X32_SYSCALL_BIT))
 		what.flags |= QC_F_X32;
 	thread->exceptions_wait = 0;
 	return entered(thread, &what, is_exempt(grant, nr, regs->di, what.flags & (QC_F_COMPAT | QC_F_X32)));
@@ -47,7 +49,7 @@ int BPF_PROG(qc_sys_enter, struct pt_regs *regs, long id)
 	if (!thread)
 		return 0;
 	thread->in_syscall = 1;
-	return syscall_entered(thread, regs, 0);
+	return syscall_entered(thread, regs, 0, 0);
 }
 
 SEC("tp_btf/sys_exit")
@@ -58,16 +60,16 @@ int BPF_PROG(qc_sys_exit, struct pt_regs *regs, long ret)
 	if (!thread)
 		return 0;
 	if (!thread->in_syscall)
-		syscall_entered(thread, regs, QC_F_DENIED);
+		syscall_entered(thread, regs, QC_F_DENIED, 0);
 	thread->in_syscall = 0;
 	/* rt_sigreturn and execve replace every register: still the same entry. */
 	remember_place(thread, regs->ip, regs->sp);
 	if (thread->state == QC_STATE_AT_RETURN)
 		return execve_returns(thread);
-	if ((int)regs->orig_ax == NR_PRCTL && (unsigned int)regs->di == PR_TASK_ISOLATION &&
-	    !(bpf_get_current_task_btf()->thread_info.status & TS_COMPAT))
-		return prctl_returns(thread, regs, ret);
-	return 0;
+	if (!is_isolation_prctl(regs) || bpf_get_current_task_btf()->thread_info.status & TS_COMPAT)
+		return 0;
+	take_ask(thread, regs);
+	return prctl_returns(thread, ret);
 }
 
 #endif

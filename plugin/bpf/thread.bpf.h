@@ -40,6 +40,17 @@ struct {
 	__type(value, struct qc_counts);
 } qc_counts_map SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, QC_SEATS);
+	__type(key, unsigned int);
+	__type(value, struct qc_seat);
+} qc_seats SEC(".maps");
+
+/* Which detector this is: set before it is loaded, so that the other's code is not even verified. */
+const volatile unsigned char qc_edge SEC(".rodata.detector");
+
 /* Global data, because every program on every CPU asks it first. */
 struct qc_cpus qc_cpus SEC(".data.cpus");
 
@@ -88,6 +99,18 @@ static __always_inline struct pt_regs *user_regs(struct task_struct *task)
 static __always_inline int came_by_syscall(const struct pt_regs *regs)
 {
 	return regs->orig_ax != ~0UL;
+}
+
+/* Is the caller the first that knows what the present entry is? The other detector tells each one apart
+ * itself. */
+static __always_inline int tells(struct qc_thread *thread)
+{
+	if (!qc_edge)
+		return 1;
+	if (thread->entry != QC_ENTRY_OPEN)
+		return 0;
+	thread->entry = QC_ENTRY_TOLD;
+	return 1;
 }
 
 static __always_inline void remember_place(struct qc_thread *thread, unsigned long ip, unsigned long sp)

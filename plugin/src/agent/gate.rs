@@ -9,7 +9,7 @@ use quietcore_proto::nri::{
 
 use super::containers::Containers;
 use crate::{
-    arm::plan::{Provider, SHIM_PATH, shim_plan},
+    arm::plan::{SHIM_PATH, shim_plan},
     cores::{
         grants::Grants,
         ledger::{Grant, Holder, Stranger},
@@ -75,8 +75,6 @@ enum GateRefusal {
     Process { pid: u32, why: String },
 }
 
-const PROVIDER: Provider = Provider::Seccomp;
-
 impl Gate {
     fn decide_create(
         &self,
@@ -93,7 +91,7 @@ impl Gate {
         self.check_runtime()?;
         let token = Token::of(token.ok_or(GateRefusal::NoToken)?);
         let cpus = self.grants.read(|ledger| ledger.cpus_of(&token))?;
-        let plan = shim_plan(&cpus, &policy, PROVIDER);
+        let plan = shim_plan(&cpus, &policy, self.guard.provider);
         let mems = self.topology.mems_of(&cpus);
         let wanted = Wanted {
             cpus: &cpus,
@@ -136,7 +134,7 @@ impl Gate {
             fs::read_to_string(format!("/proc/{pid}/status")).map_err(|error| process(error.to_string()))?;
         let facts = init_facts(&status).map_err(|error| process(error.to_string()))?;
         let Grant { cpus, claim, .. } = &grant;
-        verify(container, &claim.plan, cpus, &claim.policy, PROVIDER, &facts)?;
+        verify(container, &claim.plan, cpus, &claim.policy, self.guard.provider, &facts)?;
         let pid = i32::try_from(pid).map_err(|error| process(error.to_string()))?;
         self.watch(&grant, &claim.policy, pid)?;
         self.grants.change(|ledger| ledger.started(&container.id, pid));

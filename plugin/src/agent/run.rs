@@ -31,7 +31,11 @@ use crate::{
         store::StoreError,
         topology::{Topology, TopologyError},
     },
-    guard::load::{Guard, GuardError},
+    guard::{
+        detector::Detector,
+        load::{Guard, GuardError},
+        support::{Kernel, SupportError},
+    },
     metrics::Metrics,
     nri::session,
     policy::{
@@ -54,6 +58,8 @@ pub enum AgentError {
     Shim(#[from] ShimFileError),
     #[error(transparent)]
     Guard(#[from] GuardError),
+    #[error(transparent)]
+    Support(#[from] SupportError),
     #[error(transparent)]
     Grants(#[from] StoreError),
     #[error(transparent)]
@@ -96,8 +102,7 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
     let topology = Topology::read(Path::new("/sys"))?;
     topology.can_isolate(&isolated_cpus)?;
     let shim_on_node = shim_file::install(&state_dir)?;
-    let guard = Arc::new(Guard::start(&pin_dir)?);
-    tracing::info!(step = 7, adopted = guard.adopted, "guard is attached");
+    let guard = Arc::new(start_guard(&pin_dir, &topology, &isolated_cpus)?);
     let grants = Arc::new(Grants::open(state_dir.join("ledger.json"), &isolated_cpus)?);
     let client = match policy_dir {
         None => Some(kube::Client::try_default().await.map_err(Box::new)?),
@@ -160,6 +165,19 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
         tracing::error!(step = 3, %error, "the next agent will not know the last containers");
     }
     result
+}
+
+fn start_guard(pin_dir: &Path, topology: &Topology, cores: &CpuSet) -> Result<Guard, AgentError> {
+    let detector = Detector::choose(&Kernel::probe()?, cores, topology.nohz_full.as_ref());
+    let guard = Guard::start(pin_dir, detector, cores)?;
+    tracing::info!(
+        step = 7,
+        adopted = guard.adopted,
+        detector = detector.name(),
+        provider = guard.provider.name(),
+        "guard is attached"
+    );
+    Ok(guard)
 }
 
 fn start_reporter(

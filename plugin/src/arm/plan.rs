@@ -13,22 +13,35 @@ pub const SHIM_PATH: &str = "/.quietcore/shim";
 /// Who answers the prctl. Which one a node uses is decided once, at agent start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Provider {
+    /// The kernel itself.
+    Native,
+    /// A BPF LSM program, with the exact errno.
+    Lsm,
     /// A seccomp filter that the shim adds. It needs no_new_privs.
     Seccomp,
 }
 
-/// A program that is armed by its exec never makes the prctl itself, so it needs no one to answer it.
-pub fn filter_needed(policy: &Effective) -> bool {
-    policy.arm_at == ArmAt::Prctl
+impl Provider {
+    /// As the node's status shows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Provider::Native => "Native",
+            Provider::Lsm => "Lsm",
+            Provider::Seccomp => "Seccomp",
+        }
+    }
+
+    /// A program that is armed by its exec never makes the prctl itself, so it needs no one to answer it.
+    pub fn needs_filter(self, policy: &Effective) -> bool {
+        self == Provider::Seccomp && policy.arm_at == ArmAt::Prctl
+    }
 }
 
 pub fn shim_plan(cpus: &CpuSet, policy: &Effective, provider: Provider) -> String {
-    let provider = match provider {
-        Provider::Seccomp if filter_needed(policy) => "seccomp",
-        Provider::Seccomp => "none",
-    };
+    let provider = if provider.needs_filter(policy) { "seccomp" } else { "none" };
     let arm = match policy.arm_at {
-        ArmAt::Prctl => "prctl",
+        // A thread that settles is armed from outside; it may make the prctl all the same.
+        ArmAt::Prctl | ArmAt::Settled => "prctl",
         ArmAt::Exec => "exec",
     };
     let locked = if policy.locked { "yes" } else { "no" };

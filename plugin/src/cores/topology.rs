@@ -26,13 +26,15 @@ pub struct Topology {
     pub online: CpuSet,
     /// NUMA nodes with their CPUs; empty where the kernel has no NUMA.
     nodes: Vec<(u32, CpuSet)>,
+    /// CPUs whose tick stops while one task runs there (boot parameter nohz_full).
+    pub nohz_full: Option<CpuSet>,
     /// Physical cores, each with its hardware threads that are online.
     cores: Vec<CpuSet>,
 }
 
 impl Topology {
     pub fn new(online: CpuSet, nodes: Vec<(u32, CpuSet)>, cores: Vec<CpuSet>) -> Topology {
-        Topology { online, nodes, cores }
+        Topology { online, nodes, nohz_full: None, cores }
     }
 
     /// `sys` is /sys, or a tree like it.
@@ -58,7 +60,9 @@ impl Topology {
                 cores.push(siblings);
             }
         }
-        Ok(Topology { online, nodes, cores })
+        // Absent, empty or "(null)" on a kernel that was not asked for it.
+        let nohz_full = read_list(&cpus.join("nohz_full")).ok();
+        Ok(Topology { online, nodes, nohz_full, cores })
     }
 
     pub fn can_isolate(&self, isolated: &CpuSet) -> Result<(), TopologyError> {

@@ -8,20 +8,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use libbpf_rs::{Link, MapCore as _, Object, ObjectBuilder, ProgramInput};
+use libbpf_rs::{Link, MapCore as _, Object};
 
 use super::{
-    pins::{self, Pinned},
+    detector::{Detector, Variant},
+    maps::Maps,
+    object, pins, prctl,
     ring::RecordReader,
-    self_test::{self, SelfTestError, WATCH_SELF},
+    seats::Seats,
+    self_test::{self, SelfTestError},
     slots::{Slot, Slots},
     support::{Kernel, SupportError},
     watch::{self, WatchError},
 };
-
-const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guard.bpf.o"));
-const TRACEPOINT: &str = "tp_btf/";
-const PID_LEVEL: &str = "qc_own_pid_level";
+use crate::{arm::plan::Provider, cores::set::CpuSet};
 
 #[derive(Debug, thiserror::Error)]
 pub enum GuardError {
@@ -29,6 +29,8 @@ pub enum GuardError {
     Support(#[from] SupportError),
     #[error("load the guard's BPF programs (they need CAP_BPF and CAP_PERFMON)")]
     Load(#[source] libbpf_rs::Error),
+    #[error("the guard has no BPF program {0}")]
+    NoProgram(String),
     #[error("attach BPF program {program}")]
     Attach { program: String, source: libbpf_rs::Error },
     #[error("pin {path}: is it on a bpffs? (mount -t bpf bpf /sys/fs/bpf)")]
@@ -52,6 +54,8 @@ pub enum GuardError {
          the agent"
     )]
     Incomplete { link: PathBuf },
+    #[error("the guard has no BPF map {0}")]
+    NoMap(&'static str),
     #[error("map the guard's memory")]
     Map(#[source] io::Error),
     #[error("read the ring of records")]
@@ -66,55 +70,96 @@ pub enum GuardError {
 
 #[derive(Debug)]
 pub struct Guard {
-    pinned: Pinned,
+    maps: Maps,
     pub slots: Slots,
+    pub seats: Seats,
     /// Depth of the agent's PID namespace: `qc_record.pids[level]` is the number the agent knows a thread by.
     pub own_pid_level: usize,
     pub adopted: bool,
-    root: PathBuf,
+    pub detector: Detector,
+    pub provider: Provider,
+    /// Those of a guard that is not pinned: it ends with this.
+    _links: Vec<Link>,
+    root: Option<PathBuf>,
 }
 
 impl Guard {
-    pub fn start(root: &Path) -> Result<Guard, GuardError> {
+    /// Of an agent: outlives it. `cores` are those that it will be asked to watch.
+    pub fn start(root: &Path, detector: Detector, cores: &CpuSet) -> Result<Guard, GuardError> {
         let kernel = Kernel::probe()?;
-        kernel.can_guard()?;
+        kernel.can_guard(detector)?;
         fs::create_dir_all(root).map_err(|source| GuardError::PinDir { path: root.to_owned(), source })?;
-        let dir = pins::dir_of(root, OBJECT);
-        pins::remove_others(root, &dir)?;
-        let adopted = dir.exists() && may_adopt(&kernel, &dir)?;
-        if !adopted {
-            load_and_pin(&kernel, &dir)?;
+        let pinned = prctl::BY_BPF.map(|provider| Variant { detector, provider });
+        let pinned = pinned.map(|variant| (variant, pins::dir_of(root, object::OBJECT, variant)));
+        let pinned = pinned.into_iter().find(|(_, dir)| dir.exists());
+        pins::remove_others(root, pinned.as_ref().map(|(_, dir)| dir.as_path()))?;
+        let adopted = match pinned {
+            Some((variant, dir)) => may_adopt(&kernel, variant, &dir)?.then_some((variant, dir)),
+            None => None,
+        };
+        let was_pinned = adopted.is_some();
+        let (variant, dir) = match adopted {
+            Some(adopted) => adopted,
+            None => {
+                let variant = Variant { detector, provider: prctl::choose(detector, cores)? };
+                let dir = pins::dir_of(root, object::OBJECT, variant);
+                load_and_pin(&kernel, variant, &dir, cores)?;
+                (variant, dir)
+            }
+        };
+        let guard = Guard::over(Maps::pinned(&dir)?, variant)?;
+        Ok(Guard { adopted: was_pinned, root: Some(root.to_owned()), ..guard })
+    }
+
+    /// Of one command: ends with it, needs no bpffs, and adopts nothing.
+    pub fn start_unpinned(detector: Detector, cores: &CpuSet) -> Result<Guard, GuardError> {
+        let kernel = Kernel::probe()?;
+        kernel.can_guard(detector)?;
+        let variant = Variant { detector, provider: prctl::choose(detector, cores)? };
+        let object = object::load(&kernel, variant)?;
+        let mut links = Vec::new();
+        for name in object::attached_by(&kernel, variant)? {
+            links.push(attach(&object, &name)?);
         }
-        let pinned = pins::open(&dir)?;
-        let slots = Slots::map(&pinned).map_err(GuardError::Map)?;
-        let own_pid_level = own_pid_level(&kernel)?;
-        Ok(Guard { pinned, slots, own_pid_level, adopted, root: root.to_owned() })
+        let maps = Maps::of(&object)?;
+        let slots = Slots::map(&maps).map_err(GuardError::Map)?;
+        self_test::run(&object, &slots, detector, cores)?;
+        Ok(Guard { _links: links, ..Guard::over(maps, variant)? })
+    }
+
+    fn over(maps: Maps, Variant { detector, provider }: Variant) -> Result<Guard, GuardError> {
+        Ok(Guard {
+            slots: Slots::map(&maps).map_err(GuardError::Map)?,
+            seats: Seats::map(&maps).map_err(GuardError::Map)?,
+            maps,
+            own_pid_level: object::own_pid_level()?,
+            adopted: false,
+            detector,
+            provider,
+            _links: Vec::new(),
+            root: None,
+        })
     }
 
     pub fn watch(&self, pid: i32, slot: Slot) -> Result<usize, GuardError> {
-        Ok(watch::watch(&self.pinned.threads, pid, slot, self.slots.generation(slot))?)
+        Ok(watch::watch(&self.maps.threads, pid, slot, self.slots.generation(slot))?)
     }
 
     pub fn records(&self) -> Result<RecordReader, GuardError> {
-        Ok(RecordReader { ring: pins::open_map(&self.pinned.records)? })
+        Ok(RecordReader { ring: self.maps.records()? })
     }
 
     /// Gives the node back: removes the pins, and with the last of them the programs. Asked for explicitly,
     /// never on exit.
     pub fn unpin(&self) -> Result<(), GuardError> {
-        pins::remove(&self.root)
+        self.root.as_deref().map_or(Ok(()), pins::remove)
     }
 }
 
 /// Somebody may have removed a link's pin, and with it the program behind it: half a guard is none.
-fn may_adopt(kernel: &Kernel, dir: &Path) -> Result<bool, GuardError> {
-    let object = ObjectBuilder::default().open_memory(OBJECT).map_err(GuardError::Load)?;
-    let missing = object.progs().find_map(|program| {
-        let section = program.section().to_string_lossy().into_owned();
-        let link = dir.join(pins::link_of(&program.name().to_string_lossy()));
-        let attached = section.strip_prefix(TRACEPOINT).is_some_and(|name| kernel.has_tracepoint(name));
-        (attached && !link.exists()).then_some(link)
-    });
+fn may_adopt(kernel: &Kernel, variant: Variant, dir: &Path) -> Result<bool, GuardError> {
+    let links = object::attached_by(kernel, variant)?.into_iter().map(|name| dir.join(pins::link_of(&name)));
+    let missing = links.into_iter().find(|link| !link.exists());
     match missing {
         None => Ok(true),
         Some(link) if pins::in_use(dir)? => Err(GuardError::Incomplete { link }),
@@ -122,29 +167,17 @@ fn may_adopt(kernel: &Kernel, dir: &Path) -> Result<bool, GuardError> {
     }
 }
 
-fn open_object(kernel: &Kernel, wanted: impl Fn(&str) -> bool) -> Result<Object, GuardError> {
-    let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(GuardError::Load)?;
-    for mut program in open.progs_mut() {
-        let section = program.section().to_string_lossy().into_owned();
-        let exists =
-            section.strip_prefix(TRACEPOINT).is_none_or(|tracepoint| kernel.has_tracepoint(tracepoint));
-        let named = wanted(&program.name().to_string_lossy());
-        program.set_autoload(exists && named);
-    }
-    open.load().map_err(GuardError::Load)
-}
-
 /// What fails half-way, or fails its test, leaves nothing behind.
-fn load_and_pin(kernel: &Kernel, dir: &Path) -> Result<(), GuardError> {
+fn load_and_pin(kernel: &Kernel, variant: Variant, dir: &Path, cores: &CpuSet) -> Result<(), GuardError> {
     let partial = pins::partial(dir);
     let at = |path: &Path| {
         let path = path.to_owned();
         |source| GuardError::PinDir { path, source }
     };
     fs::create_dir(&partial).map_err(at(&partial))?;
-    let done = attach_all(kernel, &partial).and_then(|object| {
-        let slots = Slots::map(&pins::open(&partial)?).map_err(GuardError::Map)?;
-        self_test::run(&object, &slots)?;
+    let done = attach_all(kernel, variant, &partial).and_then(|object| {
+        let slots = Slots::map(&Maps::of(&object)?).map_err(GuardError::Map)?;
+        self_test::run(&object, &slots, variant.detector, cores)?;
         fs::rename(&partial, dir).map_err(at(dir))
     });
     if done.is_err() {
@@ -153,8 +186,8 @@ fn load_and_pin(kernel: &Kernel, dir: &Path) -> Result<(), GuardError> {
     done
 }
 
-fn attach_all(kernel: &Kernel, dir: &Path) -> Result<Object, GuardError> {
-    let mut object = open_object(kernel, |name| name != PID_LEVEL)?;
+fn attach_all(kernel: &Kernel, variant: Variant, dir: &Path) -> Result<Object, GuardError> {
+    let mut object = object::load(kernel, variant)?;
     let pin = |path: &Path| {
         let path = path.to_owned();
         |source| GuardError::Pin { path, source }
@@ -163,27 +196,18 @@ fn attach_all(kernel: &Kernel, dir: &Path) -> Result<Object, GuardError> {
         let path = dir.join(pins::name_of(&map.name().to_string_lossy()));
         map.pin(&path).map_err(pin(&path))?;
     }
-    for mut program in object.progs_mut() {
-        let name = program.name().to_string_lossy().into_owned();
-        if !program.autoload() || name == WATCH_SELF {
-            continue;
+    for name in object::attached_by(kernel, variant)? {
+        if let Some(mut program) = object::program(&object, &name) {
+            let path = dir.join(&name);
+            program.pin(&path).map_err(pin(&path))?;
         }
-        let path = dir.join(&name);
-        program.pin(&path).map_err(pin(&path))?;
-        let mut link: Link =
-            program.attach().map_err(|source| GuardError::Attach { program: name.clone(), source })?;
         let path = dir.join(pins::link_of(&name));
-        link.pin(&path).map_err(pin(&path))?;
+        attach(&object, &name)?.pin(&path).map_err(pin(&path))?;
     }
     Ok(object)
 }
 
-/// Asked of the kernel by a program that runs once in the agent's own context: /proc shows a process's
-/// numbers only from the reader's namespace inwards.
-fn own_pid_level(kernel: &Kernel) -> Result<usize, GuardError> {
-    let object = open_object(kernel, |name| name == PID_LEVEL)?;
-    let program = object.progs_mut().find(|program| program.name() == PID_LEVEL);
-    let Some(program) = program else { return Ok(0) };
-    let output = program.test_run(ProgramInput::default()).map_err(GuardError::PidLevel)?;
-    Ok(output.return_value as usize)
+fn attach(object: &Object, name: &str) -> Result<Link, GuardError> {
+    let program = object::program(object, name).ok_or_else(|| GuardError::NoProgram(name.to_owned()))?;
+    program.attach().map_err(|source| GuardError::Attach { program: name.to_owned(), source })
 }

@@ -4,12 +4,17 @@
 //! that everything is a store into mapped memory: nothing here enters a granted core.
 
 pub mod support;
+pub mod detector;
+mod object;
+mod maps;
+mod prctl;
 pub mod load;
 mod pins;
 pub mod rules;
 pub mod self_test;
 mod shared;
 pub mod slots;
+pub mod seats;
 pub mod watch;
 pub mod record;
 pub mod ring;

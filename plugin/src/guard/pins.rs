@@ -1,6 +1,6 @@
 //! Step 7: where the guard lives when no agent runs: programs, links and maps pinned in a bpffs.
 //!
-//! A complete set lies in `ROOT/abi<N>-<hash of the programs>`; a half-made one in the same with `-partial`,
+//! A complete set lies in `ROOT/abi<N>-<hash of the programs>-<detector>-<provider>`; a half-made one in the same with `-partial`,
 //! which is thrown away. Nothing here loads or attaches.
 
 use std::{
@@ -11,25 +11,15 @@ use std::{
 use libbpf_rs::{MapCore as _, MapFlags, MapHandle};
 use sha2::{Digest as _, Sha256};
 
-use super::{abi, load::GuardError};
+use super::{abi, detector::Variant, load::GuardError};
 
 const PARTIAL: &str = "-partial";
 /// The one map that every version can be asked by: `struct qc_cpus` begins with the granted CPUs.
 const CPUS: &str = "data-cpus";
 
-/// The maps that the agent uses, by their pins.
-#[derive(Debug)]
-pub(super) struct Pinned {
-    pub(super) threads: MapHandle,
-    pub(super) grants: MapHandle,
-    pub(super) counts: MapHandle,
-    pub(super) cpus: MapHandle,
-    pub(super) records: PathBuf,
-}
-
-pub(super) fn dir_of(root: &Path, object: &[u8]) -> PathBuf {
+pub(super) fn dir_of(root: &Path, object: &[u8], variant: Variant) -> PathBuf {
     let hash: String = Sha256::digest(object).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    root.join(format!("abi{}-{hash}", abi::QC_GUARD_ABI))
+    root.join(format!("abi{}-{hash}-{}", abi::QC_GUARD_ABI, variant.name()))
 }
 
 pub(super) fn partial(dir: &Path) -> PathBuf {
@@ -47,27 +37,17 @@ pub(super) fn link_of(program: &str) -> String {
     format!("{program}-link")
 }
 
-pub(super) fn open(dir: &Path) -> Result<Pinned, GuardError> {
-    Ok(Pinned {
-        threads: open_map(&dir.join("qc_threads"))?,
-        grants: open_map(&dir.join("qc_grants"))?,
-        counts: open_map(&dir.join("qc_counts_map"))?,
-        cpus: open_map(&dir.join(CPUS))?,
-        records: dir.join("qc_records"),
-    })
-}
-
 pub(super) fn open_map(path: &Path) -> Result<MapHandle, GuardError> {
     MapHandle::from_pinned_path(path).map_err(|source| GuardError::Adopt { path: path.to_owned(), source })
 }
 
 /// Removes guards of other versions, and half-made ones; not while containers run under one.
-pub(super) fn remove_others(root: &Path, ours: &Path) -> Result<(), GuardError> {
+pub(super) fn remove_others(root: &Path, ours: Option<&Path>) -> Result<(), GuardError> {
     let at_root = |source| GuardError::PinDir { path: root.to_owned(), source };
     for entry in fs::read_dir(root).map_err(at_root)? {
         let path = entry.map_err(at_root)?.path();
         let half_made = path.to_string_lossy().ends_with(PARTIAL);
-        if path == ours {
+        if Some(path.as_path()) == ours {
             continue;
         }
         if !half_made && in_use(&path)? {
@@ -92,13 +72,20 @@ pub(super) fn in_use(dir: &Path) -> Result<bool, GuardError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{arm::plan::Provider, guard::detector::Detector};
+
+    const VARIANT: Variant = Variant { detector: Detector::Tracepoint, provider: Provider::Seccomp };
 
     #[test]
     fn a_change_of_the_programs_is_another_directory() {
         let root = Path::new("/pins");
-        assert_ne!(dir_of(root, b"one"), dir_of(root, b"other"));
-        assert_eq!(dir_of(root, b"one"), Path::new("/pins/abi2-7692c3ad3540bb80"));
-        assert_eq!(partial(&dir_of(root, b"one")), Path::new("/pins/abi2-7692c3ad3540bb80-partial"));
+        let dir = |object| dir_of(root, object, VARIANT);
+        assert_ne!(dir(b"one"), dir(b"other"));
+        assert_eq!(dir(b"one"), Path::new("/pins/abi3-7692c3ad3540bb80-tracepoint-seccomp"));
+        assert_eq!(
+            partial(&dir(b"one")),
+            Path::new("/pins/abi3-7692c3ad3540bb80-tracepoint-seccomp-partial")
+        );
     }
 
     #[test]

@@ -2,8 +2,7 @@
 //! with a container.
 //!
 //! A kernel whose interrupt entries lie deeper on the stack than thread.bpf.h expects would go half guarded
-//! without a word: here it is refused. The thread runs on a CPU that the agent may use, in slot 0, which no
-//! container gets; nothing here touches another CPU.
+//! without a word: here it is refused. The thread runs in slot 0, which no container gets.
 
 use std::{
     io,
@@ -13,19 +12,22 @@ use std::{
 use libbpf_rs::{Object, ProgramInput};
 use memmap2::MmapMut;
 use nix::sys::signal::SigSet;
-use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
+use rustix::thread::{self, sched_getcpu, sched_setaffinity};
 
 use super::{
     abi,
+    detector::Detector,
+    object::{self, WATCH_SELF},
     slots::{Slot, Slots},
 };
-use crate::policy::effective::Class;
+use crate::{cores::set::CpuSet, policy::effective::Class};
 
-pub(super) const WATCH_SELF: &str = "qc_watch_self";
 const N_CALLS: u64 = 64;
 const N_PAGES: usize = 16;
 /// Every kernel that is not in nohz_full ticks at least 100 times a second.
 const TICK_WITHIN: Duration = Duration::from_secs(2);
+
+const BETWEEN_IPIS: Duration = Duration::from_millis(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum SelfTestError {
@@ -46,25 +48,52 @@ pub enum SelfTestError {
     NoInterrupt { cpu: usize },
 }
 
+pub(super) fn run(
+    object: &Object,
+    slots: &Slots,
+    detector: Detector,
+    cores: &CpuSet,
+) -> Result<(), SelfTestError> {
+    on_watched_core(object, slots, detector, cores, |cpu| make_entries(slots, cpu))
+}
+
 /// On a thread of its own, because it pins and watches itself.
-pub(super) fn run(object: &Object, slots: &Slots) -> Result<(), SelfTestError> {
+pub(super) fn on_watched_core<T: Send>(
+    object: &Object,
+    slots: &Slots,
+    detector: Detector,
+    cores: &CpuSet,
+    test: impl FnOnce(usize) -> Result<T, SelfTestError> + Send,
+) -> Result<T, SelfTestError> {
+    thread::membarrier(thread::MembarrierCommand::RegisterPrivateExpedited)
+        .map_err(|errno| SelfTestError::Prepare(errno.into()))?;
     std::thread::scope(|scope| {
         let tested = scope.spawn(|| {
             // A handler's return would be one system call too many.
             SigSet::all().thread_block().map_err(|errno| SelfTestError::Prepare(errno.into()))?;
-            let cpu = pin_here().map_err(SelfTestError::Prepare)?;
+            let cpu = pin(detector, cores).map_err(SelfTestError::Prepare)?;
             slots.open(Slot::SELF_TEST, entries_on(cpu));
-            let result = watch_self(object, slots).and_then(|()| make_entries(slots, cpu));
+            let result = watch_self(object, slots).and_then(|()| test(cpu));
             slots.close(Slot::SELF_TEST);
             result
         });
+        // An interrupt for the tested thread, where there is no tick: it is an IPI to our running threads.
+        while !tested.is_finished() {
+            let _ = thread::membarrier(thread::MembarrierCommand::PrivateExpedited);
+            std::thread::park_timeout(BETWEEN_IPIS);
+        }
         tested.join().unwrap_or(Err(SelfTestError::Thread))
     })
 }
 
-fn pin_here() -> io::Result<usize> {
-    let cpu = sched_getcpu();
-    let mut only = CpuSet::new();
+/// Edge sees nothing on a CPU that is not in nohz_full, so its test runs on a core that no container has yet.
+fn pin(detector: Detector, cores: &CpuSet) -> io::Result<usize> {
+    let core = cores.iter().next().map(|cpu| cpu.number() as usize);
+    let cpu = match (detector, core) {
+        (Detector::Edge, Some(core)) => core,
+        (Detector::Edge, None) | (Detector::Tracepoint, _) => sched_getcpu(),
+    };
+    let mut only = thread::CpuSet::new();
     only.set(cpu);
     sched_setaffinity(None, &only)?;
     Ok(cpu)
@@ -80,8 +109,7 @@ fn entries_on(cpu: usize) -> abi::qc_grant {
 
 /// By a program that runs in this very thread: pidfds of threads need Linux 6.9.
 fn watch_self(object: &Object, slots: &Slots) -> Result<(), SelfTestError> {
-    let program =
-        object.progs_mut().find(|program| program.name() == WATCH_SELF).ok_or(SelfTestError::Thread)?;
+    let program = object::program(object, WATCH_SELF).ok_or(SelfTestError::Thread)?;
     let mut generation = u64::from(slots.generation(Slot::SELF_TEST)).to_ne_bytes();
     let input = ProgramInput { context_in: Some(&mut generation), ..ProgramInput::default() };
     program.test_run(input).map(|_| ()).map_err(SelfTestError::Watch)

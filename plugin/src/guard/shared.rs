@@ -38,6 +38,13 @@ impl<T: Copy> SharedArray<T> {
         unsafe { self.at(idx).write_volatile(value) }
     }
 
+    /// One byte of a value that BPF programs write at the same time.
+    pub(super) fn store_byte(&self, idx: usize, offset: usize, value: u8) {
+        assert!(offset < size_of::<T>(), "offset {offset} is inside the value");
+        // SAFETY: as in `get`, and the byte is inside the value.
+        unsafe { self.at(idx).cast::<u8>().wrapping_add(offset).write_volatile(value) }
+    }
+
     fn at(&self, idx: usize) -> *mut T {
         assert!(idx < self.n, "slot {idx} of {}", self.n);
         self.memory.as_mut_ptr().cast::<T>().wrapping_add(idx)

@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{abi, pins::Pinned, rules::set_bit, shared::SharedArray};
+use super::{abi, maps::Maps, rules::set_bit, shared::SharedArray};
 
 /// 1 to 255; slot 0 is never given out, so that a zeroed thread belongs to nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -45,12 +45,12 @@ pub struct Slots {
 }
 
 impl Slots {
-    pub(super) fn map(pinned: &Pinned) -> io::Result<Slots> {
+    pub(super) fn map(maps: &Maps) -> io::Result<Slots> {
         let n_slots = abi::QC_MAX_SLOTS as usize;
         Ok(Slots {
-            grants: SharedArray::map(&pinned.grants, n_slots)?,
-            counts: SharedArray::map(&pinned.counts, n_slots)?,
-            cpus: SharedArray::map(&pinned.cpus, 1)?,
+            grants: SharedArray::map(&maps.grants, n_slots)?,
+            counts: SharedArray::map(&maps.counts, n_slots)?,
+            cpus: SharedArray::map(&maps.cpus, 1)?,
         })
     }
 

@@ -3,13 +3,12 @@
 
 use std::io;
 
+use super::detector::Detector;
 use libbpf_rs::btf::{Btf, types::Typedef};
 
 /// Tracepoints without which entries would be missed, or counted twice. The others (NMI, machine checks, rare
 /// vectors) exist where the hardware's support was built in.
-const REQUIRED: [&str; 16] = [
-    "sys_enter",
-    "sys_exit",
+const REQUIRED: [&str; 14] = [
     "page_fault_user",
     "local_timer_entry",
     "reschedule_entry",
@@ -53,8 +52,12 @@ impl Kernel {
         self.btf.type_by_name::<Typedef<'_>>(&format!("btf_trace_{name}")).is_some()
     }
 
-    pub fn can_guard(&self) -> Result<(), SupportError> {
-        match REQUIRED.into_iter().find(|name| !self.has_tracepoint(name)) {
+    pub fn can_guard(&self, detector: Detector) -> Result<(), SupportError> {
+        let entries = match detector {
+            Detector::Edge => ["user_exit", "user_enter"],
+            Detector::Tracepoint => ["sys_enter", "sys_exit"],
+        };
+        match REQUIRED.into_iter().chain(entries).find(|name| !self.has_tracepoint(name)) {
             Some(missing) => Err(SupportError::NoTracepoint(missing)),
             None => Ok(()),
         }

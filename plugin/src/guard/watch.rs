@@ -41,6 +41,7 @@ pub fn watch(threads: &MapHandle, pid: i32, slot: Slot, generation: u32) -> Resu
         generation,
         // It sleeps in the open of the start fifo: the return from that is not an entry.
         in_syscall: 1,
+        entry: u8::try_from(abi::QC_ENTRY_TOLD).unwrap_or_default(),
         entry_ip: abi::QC_ANY_PLACE,
         entry_sp: abi::QC_ANY_PLACE,
         ..abi::qc_thread::default()

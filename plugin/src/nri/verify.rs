@@ -7,7 +7,7 @@ use quietcore_proto::nri::Container;
 
 use super::adjust::TRIPWIRE;
 use crate::{
-    arm::plan::{Provider, SHIM_PATH, filter_needed},
+    arm::plan::{Provider, SHIM_PATH},
     cores::set::CpuSet,
     policy::effective::Effective,
 };
@@ -70,8 +70,7 @@ pub fn verify(
     if facts.allowed_cpus != *granted {
         return Err(VerifyRefusal::OtherCpus { found: facts.allowed_cpus.clone(), granted: granted.clone() });
     }
-    let Provider::Seccomp = provider;
-    if filter_needed(policy) && !facts.no_new_privs && !facts.sys_admin {
+    if provider.needs_filter(policy) && !facts.no_new_privs && !facts.sys_admin {
         return Err(VerifyRefusal::MayGainPrivileges);
     }
     Ok(())
@@ -102,7 +101,7 @@ mod tests {
     use quietcore_proto::nri::Mount;
 
     use super::*;
-    use crate::policy::effective::{Action, ArmAfter, ArmAt};
+    use crate::policy::{accept::node_default, effective::ArmAt};
 
     const PLAN: &str = "v1 cpus=1";
 
@@ -128,16 +127,7 @@ mod tests {
                 .collect(),
             ..Container::default()
         };
-        let policy = Effective {
-            source: None,
-            enforce: true,
-            actions: [Action::Report; 4],
-            except: vec![],
-            arm_at,
-            arm_after: ArmAfter::OneShot,
-            settle_for: std::time::Duration::ZERO,
-            locked: false,
-        };
+        let policy = Effective { enforce: true, arm_at, ..node_default() };
         let facts = init_facts(status).unwrap();
         let granted = "1".parse().unwrap();
         assert_eq!(verify(&container, PLAN, &granted, &policy, Provider::Seccomp, &facts), expect);

@@ -13,12 +13,15 @@ use quietcore_crd::{
 };
 
 use super::{
-    effective::{Action, ArmAfter, ArmAt, Class, Effective, PolicyRef},
+    effective::{self, Action, ArmAfter, ArmAt, Class, Effective, PolicyRef},
     signals, syscalls,
 };
 
 /// Exceptions of a program armed at its exec count after this long without one.
 const EXEC_SETTLES_AFTER: Duration = Duration::from_millis(500);
+
+/// How long a thread must be quiet under `arm.at: Settled`, where the policy does not say.
+const SETTLES_AFTER: Duration = Duration::from_secs(1);
 
 /// The longest list of names in a message: objects older than the schema may hold any number.
 const MAX_NAMED: usize = 8;
@@ -54,6 +57,15 @@ pub enum Problem {
     UnknownSyscalls(Vec<String>),
     #[error("spec.arm.settleFor is only for arm.at Settled: leave it out")]
     SettleForAlone,
+    #[error("{field}: {text} is not a time longer than 0; write it like 500ms, 30s or 1h30m")]
+    BadTime { field: String, text: String },
+    #[error("spec.enforceFor is only for mode Enforce: leave it out")]
+    EnforceForAlone,
+    #[error("spec.entries.{class}.budget: it softens Report, Signal or Freeze; leave it out, or change the action",
+        class = .0.name())]
+    BudgetOfNothing(Class),
+    #[error("spec.entries.{class}.budget.entries: {entries} is not from 1 to 1,000,000", class = .class.name())]
+    BadBudget { class: Class, entries: i64 },
 }
 
 pub fn accept(spec: &DataplanePolicySpec, source: PolicyRef) -> Result<Effective, NotAccepted> {
@@ -67,14 +79,15 @@ pub fn accept(spec: &DataplanePolicySpec, source: PolicyRef) -> Result<Effective
         Rule::of(Class::MachineCheck, machine_check),
     ];
     let mut problems = Problems::default();
-    let actions = rules.map(|rule| {
-        problems.not_yet(rule.budget.is_some(), rule.field("budget"), "leave it out, or use action: Count");
-        problems.note(rule.action())
-    });
+    let budgets = rules.each_ref().map(|rule| problems.note(rule.budget()).flatten());
+    let actions = rules.map(|rule| problems.note(rule.action()));
     let except = problems.note(numbers(except));
-    // The schema's own rules for enforceFor need no second check: any value is refused.
-    problems.not_yet(enforce_for.is_some(), "spec.enforceFor", "leave it out");
-    let (arm_at, arm_after) = judge_arm(arm, &mut problems);
+    let enforce = *mode == crd::Mode::Enforce;
+    let enforce_for = enforce_for.as_deref().and_then(|text| problems.note(time("spec.enforceFor", text)));
+    if enforce_for.is_some() && !enforce {
+        problems.0.push(Problem::EnforceForAlone);
+    }
+    let (arm_at, arm_after, settle_for) = judge_arm(arm, &mut problems);
     refuse_cores(cores, &mut problems);
     let kills = *on_unprotected == crd::OnUnprotected::Kill;
     problems.not_yet(kills, "spec.onUnprotected: Kill", "use Report");
@@ -82,16 +95,18 @@ pub fn accept(spec: &DataplanePolicySpec, source: PolicyRef) -> Result<Effective
         (
             [Some(syscall), Some(exception), Some(interrupt), Some(machine_check)],
             Some(except),
-            Some(arm_at),
+            arm_at,
             true,
         ) => Ok(Effective {
             source: Some(source),
-            enforce: *mode == crd::Mode::Enforce,
+            enforce,
+            enforce_for,
             actions: [syscall, exception, interrupt, machine_check],
+            budgets,
             except,
             arm_at,
             arm_after,
-            settle_for: EXEC_SETTLES_AFTER,
+            settle_for,
             locked: *locked,
         }),
         _ => Err(NotAccepted(problems.0)),
@@ -103,7 +118,9 @@ pub fn node_default() -> Effective {
     Effective {
         source: None,
         enforce: false,
+        enforce_for: None,
         actions: [Action::Report; 4],
+        budgets: [None; 4],
         except: Vec::new(),
         arm_at: ArmAt::Prctl,
         arm_after: ArmAfter::OneShot,
@@ -129,24 +146,22 @@ impl Problems {
     }
 }
 
-fn judge_arm(arm: &crd::Arm, problems: &mut Problems) -> (Option<ArmAt>, ArmAfter) {
+fn judge_arm(arm: &crd::Arm, problems: &mut Problems) -> (ArmAt, ArmAfter, Duration) {
     let crd::Arm { at, settle_for, after } = arm;
-    let at = match at {
-        crd::ArmAt::Prctl => Some(ArmAt::Prctl),
-        crd::ArmAt::Exec => Some(ArmAt::Exec),
-        crd::ArmAt::Settled => {
-            problems.not_yet(true, "spec.arm.at: Settled", "use Prctl or Exec");
-            None
-        }
+    let asked = settle_for.as_deref().and_then(|text| problems.note(time("spec.arm.settleFor", text)));
+    let (at, by_default) = match at {
+        crd::ArmAt::Prctl => (ArmAt::Prctl, EXEC_SETTLES_AFTER),
+        crd::ArmAt::Exec => (ArmAt::Exec, EXEC_SETTLES_AFTER),
+        crd::ArmAt::Settled => (ArmAt::Settled, SETTLES_AFTER),
     };
-    if at.is_some() && settle_for.is_some() {
+    if at != ArmAt::Settled && settle_for.is_some() {
         problems.0.push(Problem::SettleForAlone);
     }
     let after = match after {
         crd::ArmAfter::OneShot => ArmAfter::OneShot,
         crd::ArmAfter::Continuous => ArmAfter::Continuous,
     };
-    (at, after)
+    (at, after, asked.unwrap_or(by_default))
 }
 
 fn refuse_cores(cores: &crd::Cores, problems: &mut Problems) {
@@ -177,10 +192,6 @@ impl<'a> Rule<'a> {
         Rule { class: Class::Syscall, action: *action, signal: signal.as_ref(), budget: budget.as_ref() }
     }
 
-    fn field(&self, name: &str) -> String {
-        format!("spec.entries.{}.{name}", self.class.name())
-    }
-
     fn action(&self) -> Result<Action, Problem> {
         use entries::Action as Asked;
         match (self.action, self.signal) {
@@ -195,11 +206,28 @@ impl<'a> Rule<'a> {
             (Asked::Ignore, None) => Ok(Action::Ignore),
             (Asked::Count, None) => Ok(Action::Count),
             (Asked::Report, None) => Ok(Action::Report),
-            (Asked::Freeze, None) => {
-                Err(Problem::NotYet { field: self.field("action: Freeze"), instead: "use Signal or Report" })
-            }
+            (Asked::Freeze, None) => Ok(Action::Freeze),
         }
     }
+
+    fn budget(&self) -> Result<Option<effective::Budget>, Problem> {
+        let Some(Budget { entries, per }) = self.budget else { return Ok(None) };
+        if matches!(self.action, entries::Action::Ignore | entries::Action::Count) {
+            return Err(Problem::BudgetOfNothing(self.class));
+        }
+        let allowed = u32::try_from(*entries).ok().filter(|n| (1..=1_000_000).contains(n));
+        let entries = allowed.ok_or(Problem::BadBudget { class: self.class, entries: *entries })?;
+        let per = time(&format!("spec.entries.{}.budget.per", self.class.name()), per)?;
+        Ok(Some(effective::Budget { entries, per }))
+    }
+}
+
+/// As Go writes it, which is how the schema has it.
+fn time(field: &str, text: &str) -> Result<Duration, Problem> {
+    let parsed =
+        text.parse::<kube::core::Duration>().ok().filter(|time| !time.is_negative()).map(Duration::from);
+    let bad = || Problem::BadTime { field: field.to_owned(), text: shortened(text) };
+    parsed.filter(|time| !time.is_zero()).ok_or_else(bad)
 }
 
 /// Sorted, each once.
@@ -275,16 +303,6 @@ mod tests {
     #[test]
     fn what_is_not_built_yet_is_refused_in_words() {
         for (spec, words) in [
-            ("{arm: {at: Settled, settleFor: 1s}}", "spec.arm.at: Settled is not supported"),
-            (
-                "{entries: {syscall: {action: Freeze}}}",
-                "spec.entries.syscall.action: Freeze is not supported",
-            ),
-            (
-                "{entries: {interrupt: {action: Report, budget: {entries: 1, per: 1m}}}}",
-                "spec.entries.interrupt.budget is not supported",
-            ),
-            ("{mode: Enforce, enforceFor: 1h}", "spec.enforceFor is not supported"),
             ("{cores: {sharedCpus: 1}}", "spec.cores.sharedCpus is not supported"),
             ("{cores: {sharedCpus: -1}}", "spec.cores.sharedCpus is not supported"),
             ("{cores: {smt: OneThread}}", "spec.cores.smt: OneThread is not supported"),
@@ -299,12 +317,41 @@ mod tests {
     }
 
     #[test]
+    fn times_and_budgets_are_numbers_from_here_on() {
+        let spec = "{mode: Enforce, enforceFor: 1h30m, arm: {at: Settled, settleFor: 500ms}, \
+                     entries: {interrupt: {action: Freeze, budget: {entries: 10, per: 1m}}}}";
+        let policy = accept(&serde_saphyr::from_str(spec).unwrap(), source()).unwrap();
+        assert_eq!(
+            (policy.enforce_for, policy.settle_for),
+            (Some(Duration::from_secs(5400)), Duration::from_millis(500))
+        );
+        assert_eq!((policy.arm_at, policy.actions[2]), (ArmAt::Settled, Action::Freeze));
+        let budget = effective::Budget { entries: 10, per: Duration::from_secs(60) };
+        assert_eq!(policy.budgets, [None, None, Some(budget), None]);
+    }
+
+    #[test]
+    fn times_and_budgets_that_cannot_be_are_refused() {
+        for (spec, words) in [
+            ("{mode: Audit, enforceFor: 1h}", "only for mode Enforce"),
+            ("{mode: Enforce, enforceFor: -1h}", "is not a time longer than 0"),
+            ("{arm: {at: Settled, settleFor: soon}}", "spec.arm.settleFor: \"soon\" is not a time"),
+            ("{entries: {syscall: {action: Count, budget: {entries: 1, per: 1m}}}}", "it softens Report"),
+            ("{entries: {syscall: {budget: {entries: 0, per: 1m}}}}", "0 is not from 1 to 1,000,000"),
+            ("{entries: {syscall: {budget: {entries: 1, per: 0s}}}}", "budget.per: \"0s\" is not a time"),
+        ] {
+            let error = accept(&serde_saphyr::from_str(spec).unwrap(), source()).unwrap_err().to_string();
+            assert!(error.contains(words), "{spec}: {error}");
+        }
+    }
+
+    #[test]
     fn all_that_is_wrong_is_said_at_once() {
         check(
             "{entries: {syscall: {action: Signal, except: [red, wite]}, interrupt: {action: Signal, signal: 9}}, \
-              arm: {at: Settled}, cores: {nohz: Required}}",
+              cores: {nohz: Required}}",
             expect![
-                "spec.entries.syscall: signal is required exactly when action is Signal; spec.entries.interrupt.signal: 9 is not a signal that would be noticed; use a name such as SIGUSR1, or 35 to 64; spec.entries.syscall.except: no x86-64 system call is named \"red\", \"wite\"; spec.arm.at: Settled is not supported by quietcore VERSION: use Prctl or Exec; spec.cores.nohz: Required is not supported by quietcore VERSION: use Preferred"
+                "spec.entries.syscall: signal is required exactly when action is Signal; spec.entries.interrupt.signal: 9 is not a signal that would be noticed; use a name such as SIGUSR1, or 35 to 64; spec.entries.syscall.except: no x86-64 system call is named \"red\", \"wite\"; spec.cores.nohz: Required is not supported by quietcore VERSION: use Preferred"
             ],
         );
     }

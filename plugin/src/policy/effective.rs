@@ -43,12 +43,23 @@ pub enum Action {
     Report,
     /// Number 1 to 64, never one that the kernel ignores or stops on by default.
     Signal(u8),
+    /// The process stops where it is.
+    Freeze,
+}
+
+/// Below this rate an entry is only counted. Of each thread by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Budget {
+    pub entries: u32,
+    pub per: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ArmAt {
     Prctl,
     Exec,
+    /// By the agent, once the thread has been quiet for `settle_for`.
+    Settled,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,15 +83,21 @@ pub struct PolicyRef {
 pub struct Effective {
     /// `None`: the node's default policy, for cores without an annotation.
     pub source: Option<PolicyRef>,
-    /// false: Audit, where `Signal` is only reported.
+    /// false: Audit, where `Signal` and `Freeze` are only reported.
     pub enforce: bool,
+    /// After this long since the container's first arming it is Audit.
+    #[serde(default)]
+    pub enforce_for: Option<Duration>,
     /// By `Class::index`. The last, machineCheck, is never `Signal`.
     pub actions: [Action; 4],
+    /// By `Class::index`.
+    #[serde(default)]
+    pub budgets: [Option<Budget>; 4],
     /// Numbers of x86-64 system calls that are never a violation, sorted.
     pub except: Vec<u16>,
     pub arm_at: ArmAt,
     pub arm_after: ArmAfter,
-    /// For `ArmAt::Exec`: exceptions count after this long without one, or from the first system call on.
+    /// For `ArmAt::Settled`: how long it must be quiet. For `ArmAt::Exec`: exceptions count after this long without one, or from the first system call on.
     pub settle_for: Duration,
     /// The program may arm, but neither choose signals nor disarm.
     pub locked: bool,

@@ -126,7 +126,8 @@ fn reason_and_action(story: &Story) -> (Reason, &'static str) {
 
 fn answer_action(answer: Answer) -> &'static str {
     match answer {
-        Answer::Reported | Answer::Audit(_) => "Report",
+        Answer::Reported | Answer::Audit(_) | Answer::Expired(_) => "Report",
+        Answer::Frozen => "Freeze",
         Answer::Escalated(_) => "Kill",
         Answer::Sent(_) | Answer::Pending(_) | Answer::Ignored(_) | Answer::NotYet(_) => "Signal",
     }

@@ -105,9 +105,10 @@ fn cause_words(cause: &Cause, name: Option<&str>) -> String {
         }
         Cause::Vector(0) => "unknown vector".into(),
         Cause::Vector(vector) => format!("vector {vector:#x}"),
-        Cause::Trap { signal } => {
-            format!("trap ({})", signal_name(u32::try_from(*signal).unwrap_or_default()))
-        }
+        Cause::Trap { signal } => match u32::try_from(*signal).unwrap_or_default() {
+            0 => "exception that the kernel fixed up".into(),
+            signal => format!("trap ({})", signal_name(signal)),
+        },
         Cause::Nmi => "NMI".into(),
         Cause::MachineCheck => "MCE".into(),
     }
@@ -118,7 +119,9 @@ fn answer_words(answer: Answer) -> String {
         Answer::Reported => "reported".into(),
         Answer::Audit(0) => "Audit: signal not sent".into(),
         Answer::Audit(signal) => format!("Audit: {} not sent", signal_name(signal)),
+        Answer::Expired(signal) => format!("enforceFor is over: {} not sent", signal_name(signal)),
         Answer::Sent(signal) => format!("{} sent", signal_name(signal)),
+        Answer::Frozen => "process frozen: quietcore resume, or kill -CONT, lets it go on".into(),
         Answer::Escalated(9 | 0) => {
             "SIGKILL sent (init of a PID namespace ignores the policy's signal)".into()
         }

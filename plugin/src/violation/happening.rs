@@ -104,7 +104,11 @@ pub enum Answer {
     Reported,
     /// It asks for one, its mode is Audit; the signal, if the record names it.
     Audit(u32),
+    /// It asked for one, and its `enforceFor` is over.
+    Expired(u32),
     Sent(u32),
+    /// SIGSTOP to its process.
+    Frozen,
     /// SIGKILL in place of this signal.
     Escalated(u32),
     /// The thread blocks it.
@@ -212,9 +216,11 @@ fn answer(record: &abi::qc_record) -> Answer {
     let signal = record.signal;
     match () {
         () if has(record, abi::QC_F_AUDIT) => Answer::Audit(signal),
+        () if has(record, abi::QC_F_EXPIRED) => Answer::Expired(signal),
         () if has(record, abi::QC_F_SEND_FAILED) => Answer::NotYet(signal),
         () if has(record, abi::QC_F_ESCALATED) => Answer::Escalated(signal),
         () if !has(record, abi::QC_F_SIGNALLED) => Answer::Reported,
+        () if u32::from(record.action) == abi::QC_FREEZE => Answer::Frozen,
         () if has(record, abi::QC_F_BLOCKED) => Answer::Pending(signal),
         () if has(record, abi::QC_F_IGNORED) => Answer::Ignored(signal),
         () => Answer::Sent(signal),

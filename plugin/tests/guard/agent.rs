@@ -2,12 +2,7 @@
 
 use libbpf_rs::{MapCore as _, MapHandle, query::MapInfoIter};
 use quietcore::{
-    guard::{
-        abi::QC_KIND_SYSCALL,
-        load::{Guard, GuardError},
-        rules::rules,
-        slots::Slot,
-    },
+    guard::{abi::QC_KIND_SYSCALL, load::GuardError, rules::rules, slots::Slot},
     policy::effective::{Action, Effective},
 };
 use std::{fs, path::PathBuf, time::Duration};
@@ -48,7 +43,7 @@ fn an_agent_of_another_version_waits_until_no_strict_container_runs() {
     let ours = pins(&stand).remove(0);
     let old = ours.with_file_name("abi1-0123456789abcdef");
     fs::rename(&ours, &old).unwrap();
-    let refused = Guard::start(stand.root());
+    let refused = stand.another_agent();
     assert!(matches!(refused, Err(GuardError::OtherVersionInUse { path }) if path == old));
     stand.guard().slots.close(slot);
     stand.start_agent().unwrap();
@@ -74,7 +69,7 @@ fn a_guard_of_which_a_part_is_missing_is_not_adopted() {
     stand.guard().slots.open(slot, rules(&signal_calls(), &"1".parse().unwrap()));
     let link = pins(&stand)[0].join("qc_sys_exit-link");
     fs::remove_file(&link).unwrap();
-    let refused = Guard::start(stand.root());
+    let refused = stand.another_agent();
     assert!(matches!(refused, Err(GuardError::Incomplete { link: missing }) if missing == link));
     stand.guard().slots.close(slot);
     stand.start_agent().unwrap();

@@ -1,4 +1,4 @@
-//! A stand-in for the container runtime: a shell that waits on CPU 1 like the runtime's init, is watched, and
+//! A stand-in for the container runtime: a shell that waits on a core like the runtime's init, is watched, and
 //! then execs the shim with a workload.
 #![allow(unreachable_pub, reason = "each test binary is a crate of its own")]
 #![allow(dead_code, reason = "not every one uses all of it")]
@@ -21,10 +21,11 @@ use std::{
 use programs::{entries, tiny, workload};
 use quietcore::{
     agent::shim_file,
-    arm::plan::{Provider, shim_plan},
+    arm::plan::shim_plan,
     cores::set::CpuSet,
     guard::{
         abi::{qc_counts, qc_record},
+        detector::Detector,
         load::{Guard, GuardError},
         rules::rules,
         slots::Slot,
@@ -55,6 +56,8 @@ pub fn story(records: &[qc_record]) -> Vec<u32> {
 
 pub struct Stand {
     guard: Option<Guard>,
+    detector: Detector,
+    core: &'static str,
     seen: Mutex<Vec<qc_record>>,
     root: PathBuf,
     shim: PathBuf,
@@ -92,14 +95,20 @@ const SLOT: u8 = 7;
 
 impl Stand {
     pub fn new() -> Stand {
+        Stand::on(Detector::Tracepoint, "1")
+    }
+
+    pub fn on(detector: Detector, core: &'static str) -> Stand {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let root = PathBuf::from(format!("/sys/fs/bpf/quietcore-test-{}-{number}", std::process::id()));
         let state = tempfile::tempdir().unwrap();
         // Of another user, like a container.
         let shim = shim_file::install(state.path()).unwrap();
-        let guard = Some(Guard::start(&root).unwrap());
-        Stand { guard, seen: Mutex::default(), root, shim, _state: state }
+        let mut stand =
+            Stand { guard: None, detector, core, seen: Mutex::default(), root, shim, _state: state };
+        stand.start_agent().unwrap();
+        stand
     }
 
     pub fn guard(&self) -> &Guard {
@@ -116,8 +125,16 @@ impl Stand {
     }
 
     pub fn start_agent(&mut self) -> Result<(), GuardError> {
-        self.guard = Some(Guard::start(&self.root)?);
+        self.guard = Some(self.another_agent()?);
         Ok(())
+    }
+
+    pub fn another_agent(&self) -> Result<Guard, GuardError> {
+        Guard::start(&self.root, self.detector, &self.cpus())
+    }
+
+    fn cpus(&self) -> CpuSet {
+        self.core.parse().unwrap()
     }
 
     pub fn run(&self, policy: &Effective, day: &str) -> Run {
@@ -156,7 +173,7 @@ impl Stand {
     pub fn reuse_slot(&self, policy: &Effective) {
         let slot = Slot::new(SLOT).unwrap();
         self.guard().slots.close(slot);
-        self.guard().slots.open(slot, rules(policy, &"1".parse().unwrap()));
+        self.guard().slots.open(slot, rules(policy, &self.cpus()));
     }
 
     /// A program that enters the kernel in a known way: `entries.c`.
@@ -175,11 +192,11 @@ impl Stand {
     }
 
     fn start_in(&self, policy: &Effective, program: &[&str], how: &How) -> Running {
-        let cpus: CpuSet = "1".parse().unwrap();
+        let cpus = self.cpus();
         let slot = Slot::new(SLOT).unwrap();
-        let plan = shim_plan(&cpus, policy, Provider::Seccomp);
+        let plan = shim_plan(&cpus, policy, self.guard().provider);
         let mut command = Command::new("taskset");
-        command.args(["-c", "1"]).args(how.around).args([
+        command.args(["-c", self.core]).args(how.around).args([
             "setpriv",
             "--no-new-privs",
             "sh",
@@ -202,12 +219,21 @@ impl Stand {
     /// Every record so far, each once: the next call has what came since.
     /// From "go" to the end of a program that does nothing, with the shim before it or without.
     pub fn time_to_exec(&self, policy: &Effective, with_shim: bool) -> Duration {
-        let cpus: CpuSet = "1".parse().unwrap();
+        let cpus = self.cpus();
         let slot = Slot::new(SLOT).unwrap();
         let mut command = Command::new("taskset");
-        command.args(["-c", "1", "setpriv", "--no-new-privs", "sh", "-c", "read go; exec \"$@\"", "sh"]);
+        command.args([
+            "-c",
+            self.core,
+            "setpriv",
+            "--no-new-privs",
+            "sh",
+            "-c",
+            "read go; exec \"$@\"",
+            "sh",
+        ]);
         if with_shim {
-            command.arg(&self.shim).args([shim_plan(&cpus, policy, Provider::Seccomp).as_str(), "--"]);
+            command.arg(&self.shim).args([shim_plan(&cpus, policy, self.guard().provider).as_str(), "--"]);
         }
         let mut child = command.args([workload(), "nothing"]).stdin(Stdio::piped()).spawn().unwrap();
         let pid = shell_of(i32::try_from(child.id()).unwrap(), true);
