@@ -5,10 +5,11 @@
 
 use std::{
     fs, io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
 };
 
-use libbpf_rs::{Link, MapCore as _, Object, ObjectBuilder, ProgramInput};
+use libbpf_rs::{Link, MapCore as _, MapHandle, Object, ObjectBuilder, ProgramInput};
 
 use super::{
     pins::{self, Pinned},
@@ -21,7 +22,7 @@ use super::{
 
 const OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guard.bpf.o"));
 const TRACEPOINT: &str = "tp_btf/";
-const PID_LEVEL: &str = "qc_own_pid_level";
+pub(super) const PID_LEVEL: &str = "qc_own_pid_level";
 
 #[derive(Debug, thiserror::Error)]
 pub enum GuardError {
@@ -54,6 +55,10 @@ pub enum GuardError {
     Incomplete { link: PathBuf },
     #[error("map the guard's memory")]
     Map(#[source] io::Error),
+    #[error("the guard's programs have no map {0}")]
+    NoMap(&'static str),
+    #[error("keep a file descriptor of the guard")]
+    Keep(#[source] io::Error),
     #[error("read the ring of records")]
     Ring(#[source] libbpf_rs::Error),
     #[error("find the agent's PID namespace")]
@@ -71,7 +76,10 @@ pub struct Guard {
     /// Depth of the agent's PID namespace: `qc_record.pids[level]` is the number the agent knows a thread by.
     pub own_pid_level: usize,
     pub adopted: bool,
-    root: PathBuf,
+    /// `None`: private to this process, see private.rs.
+    root: Option<PathBuf>,
+    /// Of a private guard; a pinned one's links are in the bpffs.
+    _links: Vec<OwnedFd>,
 }
 
 impl Guard {
@@ -85,10 +93,19 @@ impl Guard {
         if !adopted {
             load_and_pin(&kernel, &dir)?;
         }
-        let pinned = pins::open(&dir)?;
+        Guard::new(&kernel, pins::open(&dir)?, Some(root.to_owned()), Vec::new(), adopted)
+    }
+
+    pub(super) fn new(
+        kernel: &Kernel,
+        pinned: Pinned,
+        root: Option<PathBuf>,
+        links: Vec<OwnedFd>,
+        adopted: bool,
+    ) -> Result<Guard, GuardError> {
         let slots = Slots::map(&pinned).map_err(GuardError::Map)?;
-        let own_pid_level = own_pid_level(&kernel)?;
-        Ok(Guard { pinned, slots, own_pid_level, adopted, root: root.to_owned() })
+        let own_pid_level = own_pid_level(kernel)?;
+        Ok(Guard { pinned, slots, own_pid_level, adopted, root, _links: links })
     }
 
     pub fn watch(&self, pid: i32, slot: Slot) -> Result<usize, GuardError> {
@@ -96,13 +113,14 @@ impl Guard {
     }
 
     pub fn records(&self) -> Result<RecordReader, GuardError> {
-        Ok(RecordReader { ring: pins::open_map(&self.pinned.records)? })
+        let ring = MapHandle::try_from(&self.pinned.records).map_err(GuardError::Ring)?;
+        Ok(RecordReader { ring })
     }
 
     /// Gives the node back: removes the pins, and with the last of them the programs. Asked for explicitly,
     /// never on exit.
     pub fn unpin(&self) -> Result<(), GuardError> {
-        pins::remove(&self.root)
+        self.root.as_deref().map_or(Ok(()), pins::remove)
     }
 }
 
@@ -122,7 +140,7 @@ fn may_adopt(kernel: &Kernel, dir: &Path) -> Result<bool, GuardError> {
     }
 }
 
-fn open_object(kernel: &Kernel, wanted: impl Fn(&str) -> bool) -> Result<Object, GuardError> {
+pub(super) fn open_object(kernel: &Kernel, wanted: impl Fn(&str) -> bool) -> Result<Object, GuardError> {
     let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(GuardError::Load)?;
     for mut program in open.progs_mut() {
         let section = program.section().to_string_lossy().into_owned();

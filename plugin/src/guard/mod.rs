@@ -5,7 +5,8 @@
 
 pub mod support;
 pub mod load;
-mod pins;
+pub mod pins;
+mod private;
 pub mod rules;
 pub mod self_test;
 mod shared;
