@@ -112,7 +112,7 @@ impl Guard {
     }
 
     /// Of one command: ends with it, needs no bpffs, and adopts nothing.
-    pub fn start_unpinned(detector: Detector, cores: &CpuSet) -> Result<Guard, GuardError> {
+    pub fn start_private(detector: Detector, cores: &CpuSet) -> Result<Guard, GuardError> {
         let kernel = Kernel::probe()?;
         kernel.can_guard(detector)?;
         let variant = Variant { detector, provider: prctl::choose(detector, cores)? };

@@ -9,7 +9,7 @@ mod object;
 mod maps;
 mod prctl;
 pub mod load;
-mod pins;
+pub mod pins;
 pub mod rules;
 pub mod self_test;
 mod shared;

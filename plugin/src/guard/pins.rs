@@ -4,6 +4,7 @@
 //! which is thrown away. Nothing here loads or attaches.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -12,6 +13,7 @@ use libbpf_rs::{MapCore as _, MapFlags, MapHandle};
 use sha2::{Digest as _, Sha256};
 
 use super::{abi, detector::Variant, load::GuardError};
+use crate::cores::set::{CpuId, CpuSet};
 
 const PARTIAL: &str = "-partial";
 /// The one map that every version can be asked by: `struct qc_cpus` begins with the granted CPUs.
@@ -62,11 +64,34 @@ pub(super) fn remove(path: &Path) -> Result<(), GuardError> {
     fs::remove_dir_all(path).map_err(|source| GuardError::PinDir { path: path.to_owned(), source })
 }
 
+/// The CPUs that an agent has granted to running containers, by what it pinned; `None`: no agent, or no strict
+/// container.
+pub fn granted(root: &Path) -> Result<Option<CpuSet>, GuardError> {
+    let mut all = BTreeSet::new();
+    let dirs = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+    // One that an agent is just making has granted nothing yet.
+    for dir in dirs.filter(|dir| dir.join(CPUS).exists()) {
+        let bytes = granted_mask(&dir)?;
+        let bits = bytes.iter().enumerate().flat_map(|(idx, byte)| {
+            (0..8)
+                .filter(move |bit| byte >> bit & 1 == 1)
+                .filter_map(move |bit| u32::try_from(idx * 8 + bit).ok())
+        });
+        all.extend(bits.filter_map(CpuId::new));
+    }
+    Ok(CpuSet::new(all))
+}
+
 pub(super) fn in_use(dir: &Path) -> Result<bool, GuardError> {
+    Ok(granted_mask(dir)?.iter().any(|byte| *byte != 0))
+}
+
+fn granted_mask(dir: &Path) -> Result<Vec<u8>, GuardError> {
     let unreadable = |source| GuardError::OtherVersionUnreadable { path: dir.to_owned(), source };
     let cpus = MapHandle::from_pinned_path(dir.join(CPUS)).map_err(unreadable)?;
-    let value = cpus.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).map_err(unreadable)?.unwrap_or_default();
-    Ok(value.iter().take(abi::QC_MAX_CPUS as usize / 8).any(|byte| *byte != 0))
+    let mut value = cpus.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).map_err(unreadable)?.unwrap_or_default();
+    value.truncate(abi::QC_MAX_CPUS as usize / 8);
+    Ok(value)
 }
 
 #[cfg(test)]
