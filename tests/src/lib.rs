@@ -16,6 +16,7 @@ pub mod api_server;
 pub mod chart;
 pub mod image;
 pub mod kube;
+pub mod lab;
 pub mod node;
 pub mod pod;
 pub mod product;

@@ -1,10 +1,15 @@
 //! Steps 5 to 7 on this machine's kernel: the real shim, the real guard, and a program that behaves or does
-//! not. Needs root, a bpffs and CPU 1; `make integration` runs it.
+//! not. Needs root, a bpffs and CPU 1; `make integration` runs it here, with the Tracepoint detector, and `make lab`
+//! on a kernel where CPU 1 is in nohz_full, with the Edge detector.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
     reason = "all of this is a test, also what is not inside a #[test]"
 )]
+
+use std::path::Path;
+
+use crate::stand::programs::{entries, tiny, workload};
 
 mod stand;
 mod workload;
@@ -14,3 +19,14 @@ mod signals;
 mod arming;
 mod leaving;
 mod agent;
+#[cfg(feature = "lab")]
+mod lab;
+
+/// Where a compiler is; the lab gets them from there.
+#[test]
+fn its_programs_are_built() {
+    for program in [workload(), entries(), tiny()] {
+        assert!(Path::new(program).exists());
+        println!("program {program}");
+    }
+}

@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "not every one uses all of it")]
 #![allow(clippy::unwrap_used, reason = "this is a test, also what is not inside a #[test]")]
 
-mod programs;
+pub mod programs;
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -22,13 +22,14 @@ use programs::{entries, tiny, workload};
 use quietcore::{
     agent::shim_file,
     arm::plan::shim_plan,
-    cores::set::CpuSet,
+    cores::{set::CpuSet, topology::Topology},
     guard::{
         abi::{qc_counts, qc_record},
         detector::Detector,
         load::{Guard, GuardError},
         rules::rules,
         slots::Slot,
+        support::Kernel,
     },
     policy::{
         accept::node_default,
@@ -95,10 +96,10 @@ const SLOT: u8 = 7;
 
 impl Stand {
     pub fn new() -> Stand {
-        Stand::on(Detector::Tracepoint, "1")
-    }
-
-    pub fn on(detector: Detector, core: &'static str) -> Stand {
+        let core = "1";
+        let nohz_full = Topology::read(Path::new("/sys")).unwrap().nohz_full;
+        let detector =
+            Detector::choose(&Kernel::probe().unwrap(), &core.parse().unwrap(), nohz_full.as_ref());
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let root = PathBuf::from(format!("/sys/fs/bpf/quietcore-test-{}-{number}", std::process::id()));

@@ -23,6 +23,10 @@ const ENTRIES: [&str; 3] =
 fn build(sources: &[&str], name: &str, flags: &[&str]) -> String {
     let plugin = Path::new(env!("CARGO_MANIFEST_DIR"));
     let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    // In the lab, which has no compiler, they lie where they were built.
+    if std::env::var_os("QUIETCORE_PROGRAMS_ARE_BUILT").is_some() {
+        return built.to_str().unwrap().to_owned();
+    }
     let mut gcc = Command::new("gcc");
     gcc.args(["-O2", "-static"]).args(flags).arg("-I").arg(plugin.join("../abi/include"));
     assert!(
