@@ -52,7 +52,8 @@ int BPF_PROG(qc_signal_generate, int sig, struct kernel_siginfo *info, struct ta
 	struct task_struct *current = bpf_get_current_task_btf();
 	struct siginfo_head head = {};
 
-	if (!thread || task != current || thread->in_syscall || came_by_syscall(user_regs(current)))
+	if (!thread || task != current || (!qc_edge && thread->in_syscall) ||
+	    came_by_syscall(user_regs(current)))
 		return 0;
 	/* 0 and 1 stand for signals that carry no siginfo; reading them fails. */
 	if (bpf_probe_read_kernel(&head, sizeof(head), info) || !is_trap(sig, &head))
