@@ -3,13 +3,14 @@
 TARGET := x86_64-unknown-linux-gnu
 BUILD := $(or $(CARGO_TARGET_DIR),target)
 AGENT := $(BUILD)/$(TARGET)/fast/quietcore
+LAB := cargo run --quiet -p quietcore-tests --bin lab --
 TESTBED := cargo run --quiet -p quietcore-tests --bin testbed --
 E2E := cargo test --quiet -p quietcore-tests --features cluster
 E2E_FILES := strict_pod refusals hostile_pods bad_days uninstall
 # what the build needs of Debian; the testbed adds its own
 PACKAGES := gcc libc6-dev make pkg-config clang clang-format libclang1-14 libclang-common-14-dev libelf-dev zlib1g-dev linux-libc-dev
 
-.PHONY: help packages check unit integration agent e2e test demo bench up down
+.PHONY: help packages check unit integration lab agent e2e test demo bench up down
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -21,7 +22,7 @@ packages: ## install the Debian packages that the build needs
 check: packages ## format and lints
 	cargo fmt --check
 	clang-format --dry-run -Werror plugin/bpf/*.[ch] abi/include/*.h examples/*/*.c tests/workloads/*.c plugin/tests/guard/stand/*.[ch]
-	cargo clippy --quiet --workspace --all-targets --features quietcore/kernel,quietcore-tests/cluster -- -D warnings
+	cargo clippy --quiet --workspace --all-targets --features quietcore/kernel,quietcore/lab,quietcore-tests/cluster -- -D warnings
 
 unit: packages ## tests that need nothing
 	cargo test --quiet --workspace
@@ -29,6 +30,9 @@ unit: packages ## tests that need nothing
 integration: packages ## the guard and the shim on this machine's kernel: needs root, BTF and a second CPU
 	mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
 	cargo test --quiet -p quietcore --features kernel --test guard --test gate -- --test-threads=1
+
+lab: packages ## the guard's tests on a nohz_full kernel in qemu, one boot: needs root
+	$(LAB) --test -- lab::
 
 agent: packages ## build the agent as the demo and the tests install it
 	cargo build --profile fast -p quietcore
@@ -39,7 +43,7 @@ e2e: agent ## end-to-end tests on real clusters of their own, gone afterwards: n
 	$(TESTBED) run --nodes 3 --agent $(AGENT) -- $(E2E) --test three_nodes --test three_nodes_product -- --test-threads=1
 	$(E2E) --test supervisor -- --test-threads=1
 
-test: check unit integration e2e ## everything, as CI runs it
+test: check unit integration lab e2e ## everything, as CI runs it
 
 demo: agent ## a strict pod on a real cluster, told in one screen
 	cargo build --quiet -p quietcore-tests

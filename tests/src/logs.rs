@@ -45,7 +45,7 @@ pub fn keep(cluster: &Cluster) -> Result<PathBuf> {
 }
 
 /// `testbed-logs/NAME-SECONDS` in cargo's target folder.
-pub(crate) fn new_folder(name: &str) -> Result<PathBuf> {
+pub fn new_folder(name: &str) -> Result<PathBuf> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or(workspace.join("target"), PathBuf::from);
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

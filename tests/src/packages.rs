@@ -13,8 +13,17 @@ pub const PODMAN: &[&str] = &["podman", "runc", "netavark", "aardvark-dns", "zst
 pub const NODE_IMAGE: &[&str] = &["debootstrap", "jq", "gcc", "libc6-dev", "zstd", "ca-certificates"];
 
 /// For the lab: an emulator, and what its root file system is made of and with.
-pub const LAB: &[&str] =
-    &["qemu-system-x86", "seabios", "busybox-static", "e2fsprogs", "kmod", "xz-utils", "util-linux", "bash"];
+pub const LAB: &[&str] = &[
+    "qemu-system-x86",
+    "seabios",
+    "busybox-static",
+    "bpftool",
+    "e2fsprogs",
+    "kmod",
+    "xz-utils",
+    "util-linux",
+    "bash",
+];
 
 /// Installs what is missing of `names`.
 pub fn ensure(names: &[&str]) -> Result<()> {

@@ -1,11 +1,71 @@
 //! What only a nohz_full kernel with BPF LSM shows.
 
-use quietcore::{arm::plan::Provider, guard::detector::Detector};
+use std::{fs, path::Path};
 
-use crate::stand::Stand;
+use quietcore::{
+    arm::plan::Provider,
+    guard::{
+        abi::{QC_KIND_ARMED, QC_KIND_DISARMED, QC_SYSCALL},
+        detector::Detector,
+    },
+    policy::effective::Action,
+};
+
+use crate::{
+    counts::only,
+    stand::{Stand, story},
+};
+
+#[track_caller]
+fn check_file(path: &str, expect: &str) {
+    assert_eq!(fs::read_to_string(path).unwrap().trim(), expect, "{path}");
+}
+
+#[test]
+fn its_kernel_stops_the_tick_of_three_cores_and_isolates_them() {
+    check_file("/sys/devices/system/cpu/online", "0-3");
+    check_file("/sys/devices/system/cpu/nohz_full", "1-3");
+    check_file("/sys/devices/system/cpu/isolated", "1-3");
+}
+
+#[test]
+fn its_kernel_lets_bpf_decide() {
+    let lsm = fs::read_to_string("/sys/kernel/security/lsm").unwrap();
+    assert!(lsm.trim().split(',').any(|name| name == "bpf"), "{lsm}");
+}
+
+#[test]
+fn it_has_what_a_node_has() {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    let mounted: Vec<&str> = mounts.lines().filter_map(|line| line.split(' ').nth(1)).collect();
+    for at in ["/sys/fs/bpf", "/sys/fs/cgroup", "/sys/kernel/debug", "/sys/kernel/security"] {
+        assert!(mounted.contains(&at), "{at} in {mounts}");
+    }
+    let controllers = fs::read_to_string("/sys/fs/cgroup/cgroup.subtree_control").unwrap();
+    assert!(controllers.split_whitespace().any(|controller| controller == "cpuset"), "{controllers}");
+    assert!(Path::new("/sys/kernel/tracing/events/context_tracking/user_exit").exists());
+}
 
 #[test]
 fn the_better_detector_and_provider_are_chosen_by_themselves() {
     let stand = Stand::new();
     assert_eq!((stand.guard().detector, stand.guard().provider), (Detector::Edge, Provider::Lsm));
+}
+
+#[track_caller]
+fn check_calls(stand: &Stand) {
+    let run = stand.run_entries(&only(QC_SYSCALL, Action::Count), "calls", 10_000);
+    assert_eq!(run.counts.violations, [10_000, 0, 0, 0], "{}", run.output);
+    assert_eq!((run.counts.signals, run.counts.lost, run.counts.unwatched), (0, 0, 0));
+    assert_eq!(story(&run.records), [QC_KIND_ARMED, QC_KIND_DISARMED]);
+}
+
+#[test]
+fn ten_thousand_system_calls_are_as_many_violations_for_the_tracepoint_detector() {
+    check_calls(&Stand::with("2", Detector::Tracepoint));
+}
+
+#[test]
+fn ten_thousand_system_calls_are_as_many_violations_for_the_edge_detector() {
+    check_calls(&Stand::with("2", Detector::Edge));
 }

@@ -1,21 +1,27 @@
 //! `lab`: runs one command on a nohz_full kernel in qemu, prints what it printed, ends as it ended.
 #![expect(clippy::print_stdout, reason = "its output is the command's")]
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use quietcore_tests::cache::Cache;
+use quietcore_tests::lab::boot::{Boot, Isolcpus};
 use quietcore_tests::lab::kernel::Kernel;
 use quietcore_tests::lab::machine::{Ended, Machine};
 use quietcore_tests::lab::root::Root;
 use quietcore_tests::lab::suite::Suite;
-use quietcore_tests::{interrupt, packages, progress};
+use quietcore_tests::{interrupt, logs, packages, progress};
+
+/// As timeout(1) says it.
+const TIMED_OUT: u8 = 124;
+const DIED: u8 = 125;
 
 /// Runs a command on a machine with nohz_full cores (CPUs 1 to 3), in an emulator.
 ///
-/// Exit status: the command's; 124 when its time was over; 125 when the machine went down.
+/// Exit status: the command's; 124 when its time was over; 125 when the machine went down or never ran.
 #[derive(Parser, Debug)]
 struct Arguments {
     /// A file to put there, with the libraries it loads if it is a program
@@ -24,9 +30,16 @@ struct Arguments {
     /// After this many seconds the machine is switched off
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     time: u32,
-    /// Where its serial ports are written: console, output, end
-    #[arg(long, value_name = "FOLDER", default_value = "target/lab")]
-    out: PathBuf,
+    /// Where /out and the serial ports (console, output, end) are written; without it they are kept after a
+    /// failure only
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Who keeps the scheduler off the isolated CPUs: the boot, or nobody until a cpuset partition does
+    #[arg(long, value_enum, default_value_t)]
+    isolcpus_boot: Isolcpus,
+    /// A parameter of the kernel's command line, after the lab's own
+    #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
+    kernel_arg: Vec<String>,
     /// Run the guard's lab tests; what follows `--` are arguments for them
     #[arg(long)]
     test: bool,
@@ -37,47 +50,72 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match interrupt::install().and_then(|()| run(&arguments)) {
-        Ok(Ended::Command(status)) => return ExitCode::from(status),
-        Ok(Ended::TimedOut) => {
-            progress::say(&format!("lab: still running after {} s", arguments.time));
-            return ExitCode::from(124);
-        }
-        Ok(Ended::Died) => {
-            progress::say(&format!(
-                "lab: the machine went down; see {}",
-                arguments.out.join("console").display()
-            ));
-        }
-        Err(error) => progress::say(&format!("lab: {error:#}")),
-    }
-    ExitCode::from(125)
+    let status = interrupt::install().and_then(|()| run(&arguments)).unwrap_or_else(|error| {
+        progress::say(&format!("lab: {error:#}"));
+        DIED
+    });
+    ExitCode::from(status)
 }
 
-fn run(arguments: &Arguments) -> Result<Ended> {
+fn run(arguments: &Arguments) -> Result<u8> {
     packages::ensure(packages::LAB)?;
     let suite = arguments.test.then(|| progress::step("build the lab's tests", Suite::build)).transpose()?;
     let kernel = Kernel::get(&Cache::open()?)?;
     let work = tempfile::tempdir().context("make a temporary folder")?;
     let image = work.path().join("root.img");
     progress::step("make the lab's root image", || {
-        let root = Root::make(work.path().join("root"), &kernel)?;
-        for file in &arguments.file {
-            let (source, path) = file.split_once(':').context("--file is SOURCE:PATH")?;
-            root.program(source.as_ref(), path)?;
-        }
-        match &suite {
-            Some(suite) => {
-                suite.put(&root)?;
-                root.command(&suite.command(&arguments.command))?;
-            }
-            None => root.command(&arguments.command)?,
-        }
-        root.write(&image)
+        make_root(arguments, suite.as_ref(), &kernel, work.path().join("root"))?.write(&image)
     })?;
-    let machine =
-        Machine { kernel: &kernel, image: &image, folder: arguments.out.clone(), seconds: arguments.time };
-    let ended = progress::step("lab", || machine.run())?;
-    print!("{}", machine.output()?);
-    Ok(ended)
+    let folder = match &arguments.out {
+        Some(folder) => folder.clone(),
+        None => logs::new_folder(&format!("lab-{}", std::process::id()))?,
+    };
+    let boot = Boot { isolcpus: arguments.isolcpus_boot, arguments: arguments.kernel_arg.clone() };
+    let machine = Machine {
+        kernel: &kernel,
+        image: &image,
+        boot: &boot,
+        folder: folder.clone(),
+        seconds: arguments.time,
+    };
+    let ended = progress::step("lab", || machine.run());
+    let status = ended.as_ref().map_or(DIED, |ended| status_of(ended, arguments.time));
+    print!("{}", machine.output().unwrap_or_default());
+    if status != 0 {
+        progress::say(&format!("lab: its serial ports and /out are in {}", folder.display()));
+    } else if arguments.out.is_none() {
+        fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
+    }
+    ended.map(|_| status)
+}
+
+fn make_root(arguments: &Arguments, suite: Option<&Suite>, kernel: &Kernel, folder: PathBuf) -> Result<Root> {
+    let root = Root::make(folder, kernel)?;
+    for file in &arguments.file {
+        let paths = file.split_once(':').filter(|(_, path)| path.starts_with('/'));
+        let (source, path) = paths.with_context(|| format!("--file {file} is not SOURCE:/PATH"))?;
+        root.program(source.as_ref(), path)?;
+    }
+    match suite {
+        Some(suite) => {
+            suite.put(&root)?;
+            root.command(&suite.command(&arguments.command))?;
+        }
+        None => root.command(&arguments.command)?,
+    }
+    Ok(root)
+}
+
+fn status_of(ended: &Ended, seconds: u32) -> u8 {
+    match ended {
+        Ended::Command(status) => *status,
+        Ended::TimedOut => {
+            progress::say(&format!("lab: still running after {seconds} s"));
+            TIMED_OUT
+        }
+        Ended::Died => {
+            progress::say("lab: the machine went down before the command ended");
+            DIED
+        }
+    }
 }

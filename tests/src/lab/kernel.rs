@@ -1,4 +1,5 @@
-//! The lab's kernel, from Debian: apt checks what it downloads. Kept in the cache by its version.
+//! The lab's kernel, from Debian: apt checks what it downloads against signed lists. Kept in the cache by its
+//! version, which for Debian names the content; a cached one needs no network.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, remove_folder};
 use crate::command::run;
 use crate::progress;
 
@@ -26,35 +27,31 @@ pub struct Kernel {
 impl Kernel {
     pub fn get(cache: &Cache) -> Result<Kernel> {
         let _lock = cache.lock("lab-kernel")?;
-        let package = newest_package()?;
-        let folder = cache.path(format!("lab-{package}"));
-        let kernel = Kernel { image: folder.join("vmlinuz"), modules: folder.join("modules") };
-        if !folder.exists() {
-            let partial = cache.path(format!("lab-{package}-partial"));
-            let _old = fs::remove_dir_all(&partial);
-            progress::step(&format!("download {package}"), || unpack(&package, &partial))?;
-            fs::rename(&partial, &folder).with_context(|| format!("make {}", folder.display()))?;
-        }
-        Ok(kernel)
+        // the archive forgets a kernel when the next one is there: old lists name what is gone
+        from_lists(cache).or_else(|_| {
+            run(Command::new("apt-get").args(["update", "-q"]))?;
+            from_lists(cache)
+        })
     }
 }
 
-fn newest_package() -> Result<String> {
-    let listed = || run(Command::new("apt-cache").args(["pkgnames", SERIES]));
-    let newest = |names: &str| {
-        let ours = names.lines().filter(|name| name.ends_with(FLAVOUR));
-        ours.max_by_key(|name| version(name)).map(str::to_owned)
+fn from_lists(cache: &Cache) -> Result<Kernel> {
+    let names = run(Command::new("apt-cache").args(["pkgnames", SERIES]))?;
+    let Some(package) = newest(&names) else {
+        bail!("no package {SERIES}*{FLAVOUR}: the lab needs the package lists of Debian 12 with its updates");
     };
-    if let Some(package) = newest(&listed()?) {
-        return Ok(package);
+    let folder = cache.path(format!("lab-{package}"));
+    if !folder.exists() {
+        let partial = cache.path(format!("lab-{package}-partial"));
+        remove_folder(&partial)?;
+        progress::step(&format!("download {package}"), || unpack(package, &partial))?;
+        fs::rename(&partial, &folder).with_context(|| format!("make {}", folder.display()))?;
     }
-    run(Command::new("apt-get").args(["update", "-q"]))?;
-    match newest(&listed()?) {
-        Some(package) => Ok(package),
-        None => bail!(
-            "no package {SERIES}*{FLAVOUR}: the lab needs the package lists of Debian 12 with its updates"
-        ),
-    }
+    Ok(Kernel { image: folder.join("vmlinuz"), modules: folder.join("modules") })
+}
+
+fn newest(names: &str) -> Option<&str> {
+    names.lines().filter(|name| name.ends_with(FLAVOUR)).max_by_key(|name| version(name))
 }
 
 /// 6.12.117+deb12 sorts after 6.12.95+deb12.
@@ -105,13 +102,12 @@ fn take_modules(tree: &Path, release: &str, folder: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::version;
+    use super::newest;
 
     #[test]
-    fn versions_sort_by_their_numbers() {
-        assert!(
-            version("linux-image-6.12.95+deb12-cloud-amd64")
-                < version("linux-image-6.12.117+deb12-cloud-amd64")
-        );
+    fn the_newest_is_chosen_by_its_numbers_and_never_another_flavour() {
+        let names = "linux-image-6.12.95+deb12-cloud-amd64\nlinux-image-6.12.117+deb12-cloud-amd64\n\
+            linux-image-6.12.118+deb12-rt-amd64\nlinux-image-6.12.118+deb12-cloud-amd64-unsigned\n";
+        assert_eq!(newest(names), Some("linux-image-6.12.117+deb12-cloud-amd64"));
     }
 }

@@ -14,8 +14,8 @@ use crate::lab::kernel::Kernel;
 
 const INIT: &str = include_str!("../../lab/init");
 const BUSYBOX: &str = "/usr/bin/busybox";
-/// Where busybox's own differ from what tests expect of a Debian.
-const PROGRAMS: [&str; 8] = [
+/// Where busybox's own differ from what tests expect of a Debian: its setpriv, for one, runs its own sh.
+const PROGRAMS: [&str; 9] = [
     "/bin/bash",
     "/bin/dash",
     "/bin/mount",
@@ -24,9 +24,12 @@ const PROGRAMS: [&str; 8] = [
     "/usr/bin/setpriv",
     "/usr/bin/unshare",
     "/usr/bin/env",
+    "/usr/sbin/bpftool",
 ];
-const FOLDERS: [&str; 12] =
-    ["bin", "sbin", "usr/bin", "usr/sbin", "dev", "proc", "sys", "run", "tmp", "root", "lab", "lib/modules"];
+const FOLDERS: [&str; 11] =
+    ["usr/bin", "usr/sbin", "dev", "proc", "sys", "run", "tmp", "root", "lab", "out", "lib/modules"];
+/// As in Debian: with two folders of programs an applet could hide the program of its name.
+const LINKS: [(&str, &str); 2] = [("bin", "usr/bin"), ("sbin", "usr/sbin")];
 
 /// A folder that becomes the root image.
 #[derive(Debug)]
@@ -39,6 +42,9 @@ impl Root {
         let root = Root { folder };
         for folder in FOLDERS {
             fs::create_dir_all(root.folder.join(folder))?;
+        }
+        for (link, target) in LINKS {
+            symlink(target, root.folder.join(link))?;
         }
         root.program(Path::new(BUSYBOX), "/bin/busybox")?;
         for applet in run(Command::new(BUSYBOX).arg("--list"))?.lines() {

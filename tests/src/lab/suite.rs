@@ -1,4 +1,5 @@
-//! The guard's tests, with those that only the lab has: a cargo test binary built here, and the C programs that it runs there, where is no compiler.
+//! The guard's tests, with those that only the lab has: a cargo test binary built here, and the C programs that it
+//! runs there, where no compiler is.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -28,7 +29,8 @@ impl Suite {
         let messages = run(&mut build)?;
         let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let tests = messages.filter(|message| message["target"]["name"] == "guard");
-        let executable = tests.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).last();
+        let executable =
+            tests.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back();
         let executable = executable.context("cargo built no test `guard`")?;
         let printed = run(Command::new(&executable).args(["--exact", BUILDS, "--nocapture"]))?;
         let programs: Vec<PathBuf> =

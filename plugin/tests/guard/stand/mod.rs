@@ -96,10 +96,18 @@ const SLOT: u8 = 7;
 
 impl Stand {
     pub fn new() -> Stand {
-        let core = "1";
+        Stand::on("1")
+    }
+
+    /// With the detector that the guard itself chooses for this core.
+    pub fn on(core: &'static str) -> Stand {
         let nohz_full = Topology::read(Path::new("/sys")).unwrap().nohz_full;
         let detector =
             Detector::choose(&Kernel::probe().unwrap(), &core.parse().unwrap(), nohz_full.as_ref());
+        Stand::with(core, detector)
+    }
+
+    pub fn with(core: &'static str, detector: Detector) -> Stand {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let root = PathBuf::from(format!("/sys/fs/bpf/quietcore-test-{}-{number}", std::process::id()));
