@@ -3,9 +3,9 @@
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::cores::set::CpuSet;
+use crate::{check::CheckArgs, cores::set::CpuSet, exec::args::ExecArgs};
 
 /// Isolated CPU cores with a strict dataplane policy, and proof that it is kept.
 #[derive(Debug, Parser)]
@@ -23,6 +23,18 @@ pub enum Command {
     Agent(Box<AgentArgs>),
     /// Ask nodes to let go: no cores published, nothing pinned. Fails, and names the pods, while strict pods run.
     Release(ReleaseArgs),
+    /// Run a command on a quiet core, and tell each of its kernel entries: like strace, without slowing what is quiet.
+    ///
+    /// Needs root, or CAP_BPF and CAP_PERFMON, and a kernel with BTF. Nothing else: no cluster, no agent, no bpffs.
+    Exec(Box<ExecArgs>),
+    /// What this kernel offers, what quietcore would use of it, and what to change.
+    Check(CheckArgs),
+    /// The process that becomes the command of `exec`.
+    #[command(hide = true)]
+    ExecChild {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Reads one binary on behalf of the agent, without capabilities.
     #[command(hide = true)]
     SymbolizeChild {
@@ -75,7 +87,13 @@ pub struct ReleaseArgs {
     pub timeout: Duration,
 }
 
-fn parse_timeout(text: &str) -> Result<Duration, String> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
     let error = || format!("{text:?} is not a time: expected seconds or minutes such as 90s or 5m");
     let (number, seconds) = match text.strip_suffix('m') {
         Some(minutes) => (minutes, 60),

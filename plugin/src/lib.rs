@@ -13,7 +13,8 @@
 //!  9 report ── Violation ──────────────────────► Event, metric, log
 //! ```
 //!
-//! `agent` wires the steps together and is the only place that knows them all.
+//! `agent` wires the steps together and is the only place that knows them all; `exec` does so for one command
+//! without a cluster, and `check` says what a machine offers.
 
 pub mod args;
 pub mod policy;
@@ -25,3 +26,5 @@ pub mod violation;
 pub mod report;
 pub mod metrics;
 pub mod agent;
+pub mod exec;
+pub mod check;

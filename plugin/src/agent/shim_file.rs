@@ -11,7 +11,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-const SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/quietcore-shim"));
+pub(crate) const SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/quietcore-shim"));
 
 #[derive(Debug, thiserror::Error)]
 #[error("install the shim at {path}")]

@@ -108,9 +108,7 @@ fn stamps(dir: &Path) -> Result<Stamps, DirError> {
 fn read(dir: &Path) -> Result<Vec<Known>, DirError> {
     let mut policies: Vec<Known> = Vec::new();
     for path in files(dir)? {
-        let text =
-            fs::read_to_string(&path).map_err(|source| DirError::Read { path: path.clone(), source })?;
-        for known in parse(&text, &path)? {
+        for known in read_file(&path)? {
             if policies.iter().any(|other| other.key() == known.key()) {
                 let (namespace, name) = known.key();
                 return Err(DirError::Twice { path, namespace, name });
@@ -119,6 +117,12 @@ fn read(dir: &Path) -> Result<Vec<Known>, DirError> {
         }
     }
     Ok(policies)
+}
+
+/// Every policy of one file, and whether this version can keep it.
+pub fn read_file(path: &Path) -> Result<Vec<Known>, DirError> {
+    let text = fs::read_to_string(path).map_err(|source| DirError::Read { path: path.to_owned(), source })?;
+    parse(&text, path)
 }
 
 /// What an object is; kube's types take any object that has a `spec`.
