@@ -10,7 +10,7 @@ use std::{
 };
 
 use quietcore::{
-    guard::{load::Guard, rules::rules, slots::Slot},
+    guard::{detector::Detector, load::Guard, rules::rules, slots::Slot},
     policy::accept::node_default,
 };
 use serde_json::Value;
@@ -253,7 +253,7 @@ fn without_privileges_it_says_which_ones() {
 #[test]
 fn an_agents_core_is_not_taken() {
     let root = PathBuf::from(format!("/sys/fs/bpf/quietcore-test-exec-{}", std::process::id()));
-    let agent = Guard::start(&root).unwrap();
+    let agent = Guard::start(&root, Detector::Tracepoint, &"1".parse().unwrap()).unwrap();
     let slot = Slot::new(3).unwrap();
     let flags = ["--cpu", "1", "--pin-dir", root.to_str().unwrap()];
     let before = run(&flags, &["true"]);

@@ -133,6 +133,7 @@ fn parse_action(text: &str) -> Result<Action, String> {
         ("ignore", None) => Ok(Action::Ignore),
         ("count", None) => Ok(Action::Count),
         ("report", None) => Ok(Action::Report),
+        ("freeze", None) => Ok(Action::Freeze),
         ("signal", Some(name)) => {
             let number = signals::number(&IntOrString::String(name.to_ascii_uppercase()));
             number.map(Action::Signal).ok_or_else(|| {
@@ -141,7 +142,10 @@ fn parse_action(text: &str) -> Result<Action, String> {
                 )
             })
         }
-        _ => Err("choose one of Ignore, Count, Report, or Signal:NAME such as Signal:SIGUSR1".to_owned()),
+        _ => {
+            Err("choose one of Ignore, Count, Report, Freeze, or Signal:NAME such as Signal:SIGUSR1"
+                .to_owned())
+        }
     }
 }
 
@@ -151,6 +155,7 @@ pub(super) fn action_text(action: Action) -> String {
         Action::Ignore => "Ignore".to_owned(),
         Action::Count => "Count".to_owned(),
         Action::Report => "Report".to_owned(),
+        Action::Freeze => "Freeze".to_owned(),
         Action::Signal(number) => format!("Signal:{}", signals::name(number.into())),
     }
 }
@@ -198,7 +203,7 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused_with_the_choices() {
         for (flags, words) in [
-            (&["--syscall", "Kill"][..], "choose one of Ignore, Count, Report, or Signal:NAME"),
+            (&["--syscall", "Kill"][..], "choose one of Ignore, Count, Report, Freeze, or Signal:NAME"),
             (&["--syscall", "Signal"], "choose one of"),
             (&["--syscall", "Report:SIGUSR1"], "choose one of"),
             (&["--syscall", "Signal:SIGSTOP"], "\"SIGSTOP\" is not a signal that would be noticed"),

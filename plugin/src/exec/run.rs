@@ -31,13 +31,15 @@ use super::{
 use crate::{
     agent::housekeeping::{self, HousekeepingError},
     args::Format,
-    arm::plan::{Provider, shim_plan},
+    arm::plan::shim_plan,
     cores::set::CpuSet,
     guard::{
         abi::{QC_SIGNAL, qc_record},
+        detector::Detector,
         load::{Guard, GuardError},
         rules::rules,
         slots::Slot,
+        support::{Kernel, SupportError},
     },
     policy::{
         dir::{self, DirError},
@@ -73,6 +75,8 @@ pub enum ExecError {
     #[error(transparent)]
     Guard(#[from] GuardError),
     #[error(transparent)]
+    Kernel(#[from] SupportError),
+    #[error(transparent)]
     Child(#[from] ChildError),
     #[error("wait for the command")]
     Wait(#[from] Errno),
@@ -93,7 +97,8 @@ pub fn run(args: &ExecArgs) -> Result<u8, ExecError> {
     housekeeping::stay_off(&cpus)?;
     // Before a second thread exists, so that all of them leave signals to the one that waits.
     let signals = Signals::take()?;
-    let guard = Guard::start_private()?;
+    let detector = Detector::choose(&Kernel::probe()?, &cpus, machine.topology.nohz_full.as_ref());
+    let guard = Guard::start_private(detector, &cpus)?;
     let shield = Shield::raise(Path::new("/proc"), &cpus, &machine);
     if args.output == Format::Text {
         shield.could_not.iter().for_each(|item| say(&format!("{}; {}", item.what, item.remedy)));
@@ -164,7 +169,7 @@ impl Watched {
             Format::Text => Stdio::inherit(),
             Format::Json => io::stderr().as_fd().try_clone_to_owned().map_err(ExecError::Stdout)?.into(),
         };
-        let plan = shim_plan(cpus, policy, Provider::Seccomp);
+        let plan = shim_plan(cpus, policy, guard.provider);
         let pid = child::start(cpus, &plan, &args.command, stdout)?;
         guard.slots.open(slot(), rules(&recorded(policy), cpus));
         let go = guard.watch(pid.as_raw(), slot()).map_err(ExecError::from).and_then(|_threads| {
