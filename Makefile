@@ -32,7 +32,7 @@ integration: packages ## the guard and the shim on this machine's kernel: needs 
 	cargo test --quiet -p quietcore --features kernel --test guard --test gate --test exec --test check -- --test-threads=1
 
 lab: packages ## the guard's tests on a nohz_full kernel in qemu, one boot: needs root
-	$(LAB) --test -- lab::
+	$(LAB) --test
 
 agent: packages ## build the agent as the demo and the tests install it
 	cargo build --profile fast -p quietcore

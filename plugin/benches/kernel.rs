@@ -53,7 +53,7 @@ fn syscall_rounds() -> (f64, f64) {
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         without.push(syscall_ns());
-        let stand = Stand::new();
+        let stand = Stand::of_an_agent();
         with.push(syscall_ns());
         drop(stand);
     }

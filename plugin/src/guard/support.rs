@@ -4,7 +4,10 @@
 use std::io;
 
 use super::detector::Detector;
-use libbpf_rs::btf::{Btf, types::Typedef};
+use libbpf_rs::btf::{
+    Btf,
+    types::{Func, Typedef},
+};
 
 /// Tracepoints without which entries would be missed, or counted twice. The others (NMI, machine checks, rare
 /// vectors) exist where the hardware's support was built in.
@@ -50,6 +53,11 @@ impl Kernel {
 
     pub fn has_tracepoint(&self, name: &str) -> bool {
         self.btf.type_by_name::<Typedef<'_>>(&format!("btf_trace_{name}")).is_some()
+    }
+
+    /// A function that BPF programs may call; plain functions are in BTF too.
+    pub fn has_function(&self, name: &str) -> bool {
+        self.btf.type_by_name::<Func<'_>>(name).is_some()
     }
 
     pub fn can_guard(&self, detector: Detector) -> Result<(), SupportError> {

@@ -16,18 +16,18 @@ fn signal_calls() -> Effective {
 }
 
 fn pins(stand: &Stand) -> Vec<PathBuf> {
-    fs::read_dir(stand.root()).unwrap().map(|entry| entry.unwrap().path()).collect()
+    fs::read_dir(stand.agent().root()).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
 #[test]
 fn threads_stay_guarded_while_no_agent_runs_and_the_next_one_reads_what_happened() {
-    let mut stand = Stand::new();
+    let mut stand = Stand::of_an_agent();
     assert!(!stand.guard().adopted);
     let mut run = stand.start(&signal_calls(), "each-second");
     run.wait_for("violated=1");
-    stand.lose_agent();
+    stand.agent_mut().lose();
     run.wait_for("violated=3 signals=3");
-    stand.start_agent().unwrap();
+    stand.agent_mut().start().unwrap();
     assert!(stand.guard().adopted);
     run.wait_for("violated=4 signals=4");
     let run = run.kill(&stand);
@@ -37,49 +37,49 @@ fn threads_stay_guarded_while_no_agent_runs_and_the_next_one_reads_what_happened
 
 #[test]
 fn an_agent_of_another_version_waits_until_no_strict_container_runs() {
-    let mut stand = Stand::new();
+    let mut stand = Stand::of_an_agent();
     let slot = Slot::new(3).unwrap();
     stand.guard().slots.open(slot, rules(&signal_calls(), &"1".parse().unwrap()));
     let ours = pins(&stand).remove(0);
     let old = ours.with_file_name("abi1-0123456789abcdef");
     fs::rename(&ours, &old).unwrap();
-    let refused = stand.another_agent();
+    let refused = stand.agent().another();
     assert!(matches!(refused, Err(GuardError::OtherVersionInUse { path }) if path == old));
     stand.guard().slots.close(slot);
-    stand.start_agent().unwrap();
+    stand.agent_mut().start().unwrap();
     assert!(!stand.guard().adopted);
     assert_eq!(pins(&stand), [ours]);
 }
 
 #[test]
 fn what_an_agent_left_half_made_is_made_anew() {
-    let mut stand = Stand::new();
+    let mut stand = Stand::of_an_agent();
     let ours = pins(&stand).remove(0);
-    stand.lose_agent();
+    stand.agent_mut().lose();
     fs::rename(&ours, format!("{}-partial", ours.display())).unwrap();
-    stand.start_agent().unwrap();
+    stand.agent_mut().start().unwrap();
     assert!(!stand.guard().adopted);
     assert_eq!(pins(&stand), [ours]);
 }
 
 #[test]
 fn a_guard_of_which_a_part_is_missing_is_not_adopted() {
-    let mut stand = Stand::new();
+    let mut stand = Stand::of_an_agent();
     let slot = Slot::new(3).unwrap();
     stand.guard().slots.open(slot, rules(&signal_calls(), &"1".parse().unwrap()));
-    let link = pins(&stand)[0].join("qc_sys_exit-link");
+    let link = pins(&stand)[0].join("qc_fork-link");
     fs::remove_file(&link).unwrap();
-    let refused = stand.another_agent();
+    let refused = stand.agent().another();
     assert!(matches!(refused, Err(GuardError::Incomplete { link: missing }) if missing == link));
     stand.guard().slots.close(slot);
-    stand.start_agent().unwrap();
+    stand.agent_mut().start().unwrap();
     assert!(!stand.guard().adopted && link.exists());
 }
 
 #[test]
 fn a_node_that_is_given_back_keeps_nothing() {
-    let stand = Stand::new();
-    let root = stand.root().to_owned();
+    let stand = Stand::of_an_agent();
+    let root = stand.agent().root().to_owned();
     let id = MapHandle::from_pinned_path(pins(&stand)[0].join("qc_threads")).unwrap().info().unwrap().info.id;
     assert!(MapInfoIter::default().any(|map| map.id == id));
     drop(stand);

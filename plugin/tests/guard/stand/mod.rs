@@ -4,38 +4,37 @@
 #![allow(dead_code, reason = "not every one uses all of it")]
 #![allow(clippy::unwrap_used, reason = "this is a test, also what is not inside a #[test]")]
 
+mod guards;
 pub mod programs;
+mod running;
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    os::unix::process::ExitStatusExt as _,
-    path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
+    io::{BufReader, Write as _},
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
+use guards::{Agent, TestGuard};
 use programs::{entries, tiny, workload};
 use quietcore::{
     agent::shim_file,
     arm::plan::shim_plan,
-    cores::{set::CpuSet, topology::Topology},
+    cores::set::CpuSet,
     guard::{
         abi::{qc_counts, qc_record},
         detector::Detector,
-        load::{Guard, GuardError},
+        load::Guard,
         rules::rules,
         slots::Slot,
-        support::Kernel,
     },
     policy::{
         accept::node_default,
         effective::{Action, ArmAfter, Effective},
     },
 };
+pub use running::{Run, Running};
 
 pub fn enforce(actions: [Action; 4]) -> Effective {
     Effective { enforce: true, actions, ..node_default() }
@@ -56,27 +55,11 @@ pub fn story(records: &[qc_record]) -> Vec<u32> {
 }
 
 pub struct Stand {
-    guard: Option<Guard>,
-    detector: Detector,
+    guard: TestGuard,
     core: &'static str,
     seen: Mutex<Vec<qc_record>>,
-    root: PathBuf,
     shim: PathBuf,
     _state: tempfile::TempDir,
-}
-
-pub struct Run {
-    pub records: Vec<qc_record>,
-    pub counts: qc_counts,
-    pub output: String,
-    pub code: Option<i32>,
-    pub signal: Option<i32>,
-}
-
-pub struct Running {
-    child: Child,
-    stdout: BufReader<ChildStdout>,
-    output: String,
 }
 
 /// How the stand-in for the runtime's init comes to exec the shim.
@@ -101,45 +84,39 @@ impl Stand {
 
     /// With the detector that the guard itself chooses for this core.
     pub fn on(core: &'static str) -> Stand {
-        let nohz_full = Topology::read(Path::new("/sys")).unwrap().nohz_full;
-        let detector =
-            Detector::choose(&Kernel::probe().unwrap(), &core.parse().unwrap(), nohz_full.as_ref());
-        Stand::with(core, detector)
+        Stand::with(core, guards::chosen(core))
     }
 
     pub fn with(core: &'static str, detector: Detector) -> Stand {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let root = PathBuf::from(format!("/sys/fs/bpf/quietcore-test-{}-{number}", std::process::id()));
+        Stand::over(core, TestGuard::shared(detector, core))
+    }
+
+    /// For tests of what outlives an agent.
+    pub fn of_an_agent() -> Stand {
+        let core = "1";
+        Stand::over(core, TestGuard::pinned(guards::chosen(core), core))
+    }
+
+    fn over(core: &'static str, guard: TestGuard) -> Stand {
         let state = tempfile::tempdir().unwrap();
         // Of another user, like a container.
         let shim = shim_file::install(state.path()).unwrap();
-        let mut stand =
-            Stand { guard: None, detector, core, seen: Mutex::default(), root, shim, _state: state };
-        stand.start_agent().unwrap();
+        let stand = Stand { guard, core, seen: Mutex::default(), shim, _state: state };
+        // Those of the test before.
+        stand.records();
         stand
     }
 
     pub fn guard(&self) -> &Guard {
-        self.guard.as_ref().unwrap()
+        self.guard.get()
     }
 
-    pub fn root(&self) -> &Path {
-        &self.root
+    pub fn agent(&self) -> &Agent {
+        self.guard.agent()
     }
 
-    /// All that an agent's death closes; the pins stay.
-    pub fn lose_agent(&mut self) {
-        self.guard = None;
-    }
-
-    pub fn start_agent(&mut self) -> Result<(), GuardError> {
-        self.guard = Some(self.another_agent()?);
-        Ok(())
-    }
-
-    pub fn another_agent(&self) -> Result<Guard, GuardError> {
-        Guard::start(&self.root, self.detector, &self.cpus())
+    pub fn agent_mut(&mut self) -> &mut Agent {
+        self.guard.agent_mut()
     }
 
     fn cpus(&self) -> CpuSet {
@@ -225,7 +202,6 @@ impl Stand {
         Running { child, stdout, output: String::new() }
     }
 
-    /// Every record so far, each once: the next call has what came since.
     /// From "go" to the end of a program that does nothing, with the shim before it or without.
     pub fn time_to_exec(&self, policy: &Effective, with_shim: bool) -> Duration {
         let cpus = self.cpus();
@@ -256,6 +232,7 @@ impl Stand {
         elapsed
     }
 
+    /// Every record so far, each once: the next call has what came since.
     pub fn records(&self) -> Vec<qc_record> {
         self.read_until(|| true);
         std::mem::take(&mut self.seen.lock().unwrap())
@@ -287,85 +264,9 @@ impl Stand {
 
 impl Drop for Stand {
     fn drop(&mut self) {
-        if let Some(guard) = &self.guard {
+        if let Some(guard) = self.guard.now() {
             guard.slots.close(Slot::new(SLOT).unwrap());
-            guard.unpin().unwrap();
         }
-    }
-}
-
-impl Running {
-    pub fn wait_for(&mut self, text: &str) {
-        while !self.output.contains(text) {
-            let n_bytes = self.stdout.read_line(&mut self.output).unwrap();
-            assert_ne!(n_bytes, 0, "no {text:?} in {}", self.output);
-        }
-    }
-
-    pub fn kill(mut self, stand: &Stand) -> Run {
-        self.child.kill().unwrap();
-        self.finish(stand)
-    }
-
-    /// Reads the records while the program runs, as the agent does.
-    pub fn finish(self, stand: &Stand) -> Run {
-        let ended = AtomicBool::new(false);
-        let (output, status) = std::thread::scope(|scope| {
-            scope.spawn(|| stand.read_until(|| ended.load(Ordering::Acquire)));
-            let (output, status) = self.wait();
-            ended.store(true, Ordering::Release);
-            (output, status)
-        });
-        Run::new(stand, output, status)
-    }
-
-    /// Reads none before the program has ended.
-    pub fn finish_unread(self, stand: &Stand) -> Run {
-        let (output, status) = self.wait();
-        Run::new(stand, output, status)
-    }
-
-    fn wait(mut self) -> (String, ExitStatus) {
-        self.stdout.read_to_string(&mut self.output).unwrap();
-        (self.output, self.child.wait().unwrap())
-    }
-
-    pub fn pid(&self) -> i32 {
-        i32::try_from(self.child.id()).unwrap()
-    }
-}
-
-impl Run {
-    fn new(stand: &Stand, output: String, status: ExitStatus) -> Run {
-        // unshare(1) and the shell pass a signal on as 128 + its number.
-        let signal =
-            status.signal().or_else(|| status.code().filter(|code| 128 < *code).map(|code| code - 128));
-        Run { records: stand.records(), counts: stand.counts(), output, code: status.code(), signal }
-    }
-
-    pub fn of_kind(&self, kind: u32) -> Vec<&qc_record> {
-        self.records.iter().filter(|record| u32::from(record.kind) == kind).collect()
-    }
-
-    /// Each value of `key=`, in order.
-    pub fn list(&self, key: &str) -> Vec<u64> {
-        let values = self.output.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-        values.map(number).collect()
-    }
-
-    #[track_caller]
-    pub fn only(&self, kind: u32) -> qc_record {
-        let found: Vec<_> = self.records.iter().filter(|record| u32::from(record.kind) == kind).collect();
-        assert_eq!(found.len(), 1, "{:?}; {}", kinds(&self.records), self.output);
-        *found[0]
-    }
-
-    /// The value of `key=` in what the workload printed.
-    #[track_caller]
-    pub fn told(&self, key: &str) -> String {
-        let words = self.output.split_whitespace();
-        let found = words.filter_map(|word| word.strip_prefix(key)?.strip_prefix('=')).next_back();
-        found.unwrap_or_else(|| panic!("no {key} in {:?}", self.output)).to_owned()
     }
 }
 
