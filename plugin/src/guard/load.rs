@@ -115,7 +115,7 @@ impl Guard {
     pub fn start_private(detector: Detector, cores: &CpuSet) -> Result<Guard, GuardError> {
         let kernel = Kernel::probe()?;
         kernel.can_guard(detector)?;
-        let variant = Variant { detector, provider: prctl::choose(detector, cores)? };
+        let variant = Variant { detector, provider: prctl::choose_private(detector, cores)? };
         let object = object::load(&kernel, variant)?;
         let mut links = Vec::new();
         for name in object::attached_by(&kernel, variant)? {

@@ -22,6 +22,13 @@ use crate::{arm::plan::Provider, cores::set::CpuSet};
 /// What pins can be of, best first.
 pub(super) const BY_BPF: [Provider; 3] = [Provider::Native, Provider::Lsm, Provider::Seccomp];
 
+/// For a guard that is not the node's. The LSM hook has room for one: of several programs the newest answers,
+/// also for the threads of the others.
+pub(super) fn choose_private(detector: Detector, cores: &CpuSet) -> Result<Provider, GuardError> {
+    let another_answers = ask(0).is_err_and(|error| error.raw_os_error() == Some(libc::EPERM));
+    if another_answers { Ok(Provider::Seccomp) } else { choose(detector, cores) }
+}
+
 /// The best one that works on this kernel.
 pub(super) fn choose(detector: Detector, cores: &CpuSet) -> Result<Provider, GuardError> {
     if ask(0).is_ok() {
