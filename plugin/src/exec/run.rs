@@ -284,7 +284,7 @@ mod tests {
         assert!(read(policy("p", "{mode: Enforce}")).unwrap().enforce);
         let two = read(format!("{}---\n{}", policy("p", "{}"), policy("q", "{}"))).unwrap_err();
         assert!(two.ends_with("holds 2 policies: exec takes one"), "{two}");
-        let refused = read(policy("p", "{arm: {at: Settled}}")).unwrap_err();
-        assert!(refused.contains("is not accepted: spec.arm.at: Settled is not supported"), "{refused}");
+        let refused = read(policy("p", "{cores: {sharedCpus: 1}}")).unwrap_err();
+        assert!(refused.contains("is not accepted: spec.cores.sharedCpus"), "{refused}");
     }
 }
