@@ -20,6 +20,14 @@ pub enum HousekeepingError {
     NoHousekeepingCpu { isolated: CpuSet },
     #[error("move the agent to the housekeeping CPUs")]
     Move(#[source] Errno),
+    #[error("keep khugepaged from the agent's memory")]
+    HugePages(#[source] Errno),
+}
+
+/// khugepaged that collapses small pages to a huge one interrupts every CPU of the machine
+/// (mm/khugepaged.c, collapse_huge_page). A child inherits this also through execve(2).
+pub fn without_huge_pages() -> Result<(), HousekeepingError> {
+    nix::sys::prctl::set_thp_disable(true).map_err(HousekeepingError::HugePages)
 }
 
 pub fn stay_off(isolated: &CpuSet) -> Result<(), HousekeepingError> {

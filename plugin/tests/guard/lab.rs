@@ -5,7 +5,10 @@ use std::{fs, path::Path};
 use quietcore::{
     arm::plan::Provider,
     guard::{
-        abi::{QC_KIND_ARMED, QC_KIND_DISARMED, QC_SYSCALL},
+        abi::{
+            QC_EXCEPTION, QC_INTERRUPT, QC_KIND_ARMED, QC_KIND_DISARMED, QC_KIND_LEFT_CORE, QC_KIND_TRAP,
+            QC_SYSCALL,
+        },
         detector::Detector,
     },
     policy::effective::Action,
@@ -50,6 +53,28 @@ fn it_has_what_a_node_has() {
 fn the_better_detector_and_provider_are_chosen_by_themselves() {
     let stand = Stand::new();
     assert_eq!((stand.guard().detector, stand.guard().provider), (Detector::Edge, Provider::Lsm));
+}
+
+#[test]
+fn an_instruction_that_the_kernel_emulates_is_an_exception_that_nobody_else_tells() {
+    let stand = Stand::new();
+    let run = stand.run_entries(&only(QC_EXCEPTION, Action::Report), "emulated", 1_000);
+    let traps = run.of_kind(QC_KIND_TRAP);
+    assert_eq!((traps.len(), run.counts.violations[1]), (1_000, 1_000));
+    assert!(traps.iter().all(|trap| trap.detail == 0), "no signal came of them");
+}
+
+#[test]
+fn a_core_that_goes_offline_disarms_its_thread_and_says_so() {
+    let stand = Stand::on("3");
+    let mut run = stand.start_entries(&only(QC_INTERRUPT, Action::Report), "spin", 0);
+    run.wait_for("arming");
+    stand.wait_until("it is armed", |records| story(records).contains(&QC_KIND_ARMED));
+    fs::write("/sys/devices/system/cpu/cpu3/online", "0").unwrap();
+    stand.wait_until("it left", |records| story(records).contains(&QC_KIND_LEFT_CORE));
+    fs::write("/sys/devices/system/cpu/cpu3/online", "1").unwrap();
+    let run = run.kill(&stand);
+    assert_eq!(story(&run.records), [QC_KIND_ARMED, QC_KIND_LEFT_CORE]);
 }
 
 #[track_caller]

@@ -21,7 +21,8 @@ fn move_to(pid: i32, cpus: &[usize]) {
 
 fn run_moved_to(cpus: &[usize]) -> Run {
     let stand = Stand::new();
-    let mut run = stand.start_entries(&only(QC_INTERRUPT, Action::Count), "spin", 0);
+    // What only widens its affinity moves nothing: its next entry tells.
+    let mut run = stand.start_entries(&only(QC_INTERRUPT, Action::Count), "spin-beside-noise", 0);
     run.wait_for("arming");
     stand.wait_until("it is armed", |records| story(records).contains(&QC_KIND_ARMED));
     move_to(run.pid(), cpus);
@@ -61,7 +62,7 @@ fn a_thread_that_comes_back_to_its_core_brings_no_call_of_elsewhere_with_it() {
 #[test]
 fn a_thread_killed_while_armed_leaves_every_record_and_a_free_slot() {
     let stand = Stand::new();
-    let mut run = stand.start_entries(&only(QC_INTERRUPT, Action::Report), "spin", 0);
+    let mut run = stand.start_entries(&only(QC_INTERRUPT, Action::Report), "spin-beside-noise", 0);
     run.wait_for("arming");
     stand.wait_until("it was interrupted", |records| 10 < records.len());
     let run = run.kill(&stand);
@@ -74,7 +75,7 @@ fn a_thread_killed_while_armed_leaves_every_record_and_a_free_slot() {
 fn a_thread_of_a_slots_earlier_holder_is_nobodys() {
     let stand = Stand::new();
     let policy = only(QC_INTERRUPT, Action::Report);
-    let mut run = stand.start_entries(&policy, "spin", 0);
+    let mut run = stand.start_entries(&policy, "spin-beside-noise", 0);
     run.wait_for("arming");
     stand.wait_until("it was interrupted", |records| 10 < records.len());
     stand.reuse_slot(&policy);

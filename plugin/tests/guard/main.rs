@@ -18,14 +18,18 @@ mod oracle;
 mod signals;
 mod arming;
 mod leaving;
+mod hostile;
+mod published;
 mod agent;
 #[cfg(feature = "lab")]
 mod lab;
+#[cfg(feature = "lab")]
+mod quiet;
 
 /// Where a compiler is; the lab gets them from there.
 #[test]
 fn its_programs_are_built() {
-    for program in [workload(), entries(), tiny()] {
+    for program in [workload(), entries(), tiny(), env!("CARGO_BIN_EXE_quietcore")] {
         assert!(Path::new(program).exists());
         println!("program {program}");
     }

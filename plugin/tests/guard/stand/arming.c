@@ -79,7 +79,7 @@ static void leave_by_itself(long cpu)
 	printf("moved\n");
 }
 
-static void spin_armed(long unused)
+void spin_armed(long unused)
 {
 	printf("arming\n");
 	fflush(stdout);

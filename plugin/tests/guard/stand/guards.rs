@@ -18,10 +18,11 @@ use quietcore::{
     },
 };
 
-const NO_AGENT: &str = "a shared guard has no agent: use Stand::of_an_agent";
+const NO_AGENT: &str = "a guard without pins has no agent: use Stand::of_an_agent";
 
 pub enum TestGuard {
     Shared(&'static Guard, #[expect(dead_code, reason = "held")] MutexGuard<'static, ()>),
+    Private(Box<Guard>),
     Pinned(Box<Agent>),
 }
 
@@ -52,6 +53,12 @@ impl TestGuard {
         TestGuard::Shared(guard.get_or_init(start), in_use)
     }
 
+    /// Beside an agent's that is there already.
+    pub fn private(detector: Detector, core: &'static str) -> TestGuard {
+        let guard = Guard::start_private(detector, &core.parse().unwrap()).unwrap();
+        TestGuard::Private(Box::new(guard))
+    }
+
     pub fn pinned(detector: Detector, core: &'static str) -> TestGuard {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -69,21 +76,22 @@ impl TestGuard {
     pub fn now(&self) -> Option<&Guard> {
         match self {
             TestGuard::Shared(guard, _) => Some(guard),
+            TestGuard::Private(guard) => Some(guard),
             TestGuard::Pinned(agent) => agent.guard.as_ref(),
         }
     }
 
     pub fn agent(&self) -> &Agent {
         match self {
-            TestGuard::Shared(..) => panic!("{NO_AGENT}"),
             TestGuard::Pinned(agent) => agent,
+            _ => panic!("{NO_AGENT}"),
         }
     }
 
     pub fn agent_mut(&mut self) -> &mut Agent {
         match self {
-            TestGuard::Shared(..) => panic!("{NO_AGENT}"),
             TestGuard::Pinned(agent) => agent,
+            _ => panic!("{NO_AGENT}"),
         }
     }
 }

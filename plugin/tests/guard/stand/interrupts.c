@@ -122,7 +122,14 @@ static void signal_in_a_storm(long n)
 	signal_each_interrupt(n);
 }
 
+static void spin_beside_noise(long unused)
+{
+	begin_noise();
+	spin_armed(0);
+}
+
 const struct day interrupt_days[] = {
+    {"spin-beside-noise", spin_beside_noise},
     {"oracle", oracle},
     {"signal-each-interrupt", signal_each_interrupt},
     {"signal-in-a-storm", signal_in_a_storm},

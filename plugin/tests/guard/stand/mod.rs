@@ -75,7 +75,7 @@ impl Default for How {
     }
 }
 
-const SLOT: u8 = 7;
+pub const SLOT: u8 = 7;
 
 impl Stand {
     pub fn new() -> Stand {
@@ -91,9 +91,18 @@ impl Stand {
         Stand::over(core, TestGuard::shared(detector, core))
     }
 
+    /// Not shared, for a test that has an agent too: who came last answers the prctl.
+    pub fn beside_an_agent() -> Stand {
+        let core = "1";
+        Stand::over(core, TestGuard::private(guards::chosen(core), core))
+    }
+
     /// For tests of what outlives an agent.
     pub fn of_an_agent() -> Stand {
-        let core = "1";
+        Stand::of_an_agent_with("1")
+    }
+
+    pub fn of_an_agent_with(core: &'static str) -> Stand {
         Stand::over(core, TestGuard::pinned(guards::chosen(core), core))
     }
 

@@ -31,11 +31,13 @@ struct day {
 	const char *name;
 	void (*run)(long);
 };
-extern const struct day interrupt_days[], arming_days[];
+extern const struct day interrupt_days[], arming_days[], hostile_days[], published_days[];
 
 /* Notes where the thread was told; `tell` prints it. */
 void on_signal(int sig, siginfo_t *info, void *context);
 void tell(void);
+/* Without end. */
+void spin_armed(long unused);
 /* A seccomp filter that answers one call, where its first argument is `option`, with an error. */
 void answer(int nr, int option, int error);
 

@@ -25,6 +25,14 @@ pub struct Running {
     pub(super) output: String,
 }
 
+/// Of a test that fails: what spins on the core would be in the way of the next one.
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ended_before = self.child.kill();
+        self.child.wait().unwrap();
+    }
+}
+
 impl Running {
     pub fn wait_for(&mut self, text: &str) {
         while !self.output.contains(text) {
@@ -58,7 +66,7 @@ impl Running {
 
     fn wait(mut self) -> (String, ExitStatus) {
         self.stdout.read_to_string(&mut self.output).unwrap();
-        (self.output, self.child.wait().unwrap())
+        (std::mem::take(&mut self.output), self.child.wait().unwrap())
     }
 
     pub fn pid(&self) -> i32 {
