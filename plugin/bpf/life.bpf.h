@@ -67,6 +67,8 @@ int BPF_PROG(qc_exec, struct task_struct *task)
 	default:
 		/* An armed thread's execve was a violation when it began. */
 		disarm(thread);
+		/* Another program: it settles by itself. */
+		leave_seat(thread);
 		if (seats(thread))
 			take_seat(thread, task);
 	}

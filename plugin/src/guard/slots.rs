@@ -5,7 +5,9 @@
 
 use std::{
     io,
+    mem::offset_of,
     sync::atomic::{Ordering, fence},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -86,6 +88,23 @@ impl Slots {
     /// What the slot's threads did so far.
     pub fn counts(&self, slot: Slot) -> abi::qc_counts {
         self.counts.get(slot.idx())
+    }
+
+    /// As it was opened.
+    pub fn rules(&self, slot: Slot) -> abi::qc_grant {
+        self.grants.get(slot.idx())
+    }
+
+    /// By the agent's own store, which no entry of the thread tells the guard of: its `enforceFor` runs from now
+    /// on, if it does not run already. `now` is CLOCK_BOOTTIME.
+    pub fn armed_from_outside(&self, slot: Slot, now: Duration) {
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        self.counts.fill_word(slot.idx(), offset_of!(abi::qc_counts, first_armed_ns), now);
+    }
+
+    /// Its owner was told that its `enforceFor` is over. Kept here, because it outlives the agent.
+    pub fn told_ended(&self, slot: Slot) {
+        self.grants.store_byte(slot.idx(), offset_of!(abi::qc_grant, told_ended), 1);
     }
 
     fn publish_cpus(&self) {

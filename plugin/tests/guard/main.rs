@@ -18,6 +18,10 @@ mod oracle;
 mod signals;
 mod arming;
 mod leaving;
+mod settled;
+mod expiry;
+mod budget;
+mod freeze;
 mod agent;
 #[cfg(feature = "lab")]
 mod lab;

@@ -36,6 +36,7 @@ use quietcore::{
         effective::{Action, ArmAfter, Effective},
     },
 };
+use rustix::process::{Pid, Signal, kill_process};
 
 pub fn enforce(actions: [Action; 4]) -> Effective {
     Effective { enforce: true, actions, ..node_default() }
@@ -77,6 +78,8 @@ pub struct Running {
     child: Child,
     stdout: BufReader<ChildStdout>,
     output: String,
+    /// Of the watched process.
+    pid: i32,
 }
 
 /// How the stand-in for the runtime's init comes to exec the shim.
@@ -84,15 +87,16 @@ struct How {
     around: &'static [&'static str],
     script: &'static str,
     watched: bool,
+    slot: u8,
 }
 
 impl Default for How {
     fn default() -> How {
-        How { around: &[], script: "read go; exec \"$@\" 2>&1", watched: true }
+        How { around: &[], script: "read go; exec \"$@\" 2>&1", watched: true, slot: SLOT }
     }
 }
 
-const SLOT: u8 = 7;
+pub const SLOT: u8 = 7;
 
 impl Stand {
     pub fn new() -> Stand {
@@ -194,6 +198,17 @@ impl Stand {
         self.start_in(policy, &[entries(), day, &n.to_string()], &How::default())
     }
 
+    /// Another container on the same core. Its slot is closed by whoever asked for it.
+    pub fn start_entries_in(&self, slot: u8, policy: &Effective, day: &str, n: u32) -> Running {
+        let how = How { slot, ..How::default() };
+        self.start_in(policy, &[entries(), day, &n.to_string()], &how)
+    }
+
+    pub fn start_entries_as_init(&self, policy: &Effective, day: &str, n: u32) -> Running {
+        let how = How { around: &["unshare", "--pid", "--fork"], ..How::default() };
+        self.start_in(policy, &[entries(), day, &n.to_string()], &how)
+    }
+
     /// `tiny.c`, armed by the exec.
     pub fn run_tiny(&self, policy: &Effective, args: &[&str]) -> Run {
         let program: Vec<_> = [tiny()].into_iter().chain(args.iter().copied()).collect();
@@ -202,7 +217,7 @@ impl Stand {
 
     fn start_in(&self, policy: &Effective, program: &[&str], how: &How) -> Running {
         let cpus = self.cpus();
-        let slot = Slot::new(SLOT).unwrap();
+        let slot = Slot::new(how.slot).unwrap();
         let plan = shim_plan(&cpus, policy, self.guard().provider);
         let mut command = Command::new("taskset");
         command.args(["-c", self.core]).args(how.around).args([
@@ -222,10 +237,9 @@ impl Stand {
         }
         child.stdin.take().unwrap().write_all(b"go\n").unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        Running { child, stdout, output: String::new() }
+        Running { child, stdout, output: String::new(), pid }
     }
 
-    /// Every record so far, each once: the next call has what came since.
     /// From "go" to the end of a program that does nothing, with the shim before it or without.
     pub fn time_to_exec(&self, policy: &Effective, with_shim: bool) -> Duration {
         let cpus = self.cpus();
@@ -256,6 +270,7 @@ impl Stand {
         elapsed
     }
 
+    /// Every record so far, each once: the next call has what came since.
     pub fn records(&self) -> Vec<qc_record> {
         self.read_until(|| true);
         std::mem::take(&mut self.seen.lock().unwrap())
@@ -331,7 +346,26 @@ impl Running {
     }
 
     pub fn pid(&self) -> i32 {
-        i32::try_from(self.child.id()).unwrap()
+        self.pid
+    }
+
+    /// To the watched process.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(self.pid).unwrap(), signal).unwrap();
+    }
+
+    /// The value of `key=` in what it printed so far.
+    #[track_caller]
+    pub fn told(&self, key: &str) -> u64 {
+        let mut words = self.output.split_whitespace();
+        number(words.find_map(|word| word.strip_prefix(key)?.strip_prefix('=')).unwrap())
+    }
+
+    /// Letter of its state: `T` is stopped.
+    pub fn state(&self) -> String {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();
+        // The name before it may hold anything.
+        stat.rsplit(") ").next().unwrap()[..1].to_owned()
     }
 }
 

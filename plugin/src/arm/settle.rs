@@ -1,0 +1,140 @@
+//! Step 6: `arm.at: Settled`: who is armed because it has been quiet for long enough.
+//!
+//! A program that nobody prepared cannot say when it is ready. The guard notes in mapped memory when each of its
+//! threads last entered the kernel; whoever drives a `Settler` looks there from a housekeeping CPU and arms by a
+//! store. No system call, no IPI: a thread that is quiet stays quiet. Nothing is kept here, so that the next agent
+//! goes on where the one before ended.
+
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::{
+    guard::{abi::qc_seat, load::Guard, slots::Slot},
+    policy::effective::Class,
+};
+
+#[cfg(test)]
+mod tests;
+
+/// How long a thread may try before its owner hears of it.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    Arm,
+    Wait,
+    Overdue(InTheWay),
+}
+
+/// Why a thread does not settle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum InTheWay {
+    /// It keeps entering the kernel; its last entry was of this class.
+    Class(Class),
+    /// It is quiet, and may run on more than one CPU.
+    Affinity,
+}
+
+/// What became of a thread at one look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    Armed,
+    /// Told once for each thread.
+    NotSettled(InTheWay),
+}
+
+/// A thread of a container, as the owner of both knows them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whose {
+    /// A slot and which of its holders in turn.
+    pub holder: (Slot, u32),
+    /// In the thread's own PID namespace.
+    pub tid: u32,
+    pub settle_for: Duration,
+}
+
+/// `now` and the times in a seat are CLOCK_MONOTONIC.
+pub fn decide(seat: &qc_seat, now: Duration, settle_for: Duration) -> Decision {
+    let is_armed = seat.armed != 0 || seat.arm_ns == seat.last_ns;
+    if is_armed || seat.done != 0 {
+        return Decision::Wait;
+    }
+    let for_as_long = |since: u64| settle_for <= now.saturating_sub(Duration::from_nanos(since));
+    let in_user_mode = seat.inside_ns == 0;
+    let is_quiet = for_as_long(seat.last_ns);
+    let on_core = seat.on_core != 0;
+    if is_quiet && on_core && in_user_mode {
+        return Decision::Arm;
+    }
+    // Not running: it neither breaks a promise nor keeps one.
+    let is_away = !in_user_mode && (is_quiet || for_as_long(seat.inside_ns));
+    let is_late = PATIENCE <= now.saturating_sub(Duration::from_nanos(seat.restless_ns));
+    match seat.told == 0 && is_late && !is_away {
+        false => Decision::Wait,
+        true if is_quiet => Decision::Overdue(InTheWay::Affinity),
+        true => Decision::Overdue(InTheWay::Class(class(seat.in_class))),
+    }
+}
+
+fn class(number: u8) -> Class {
+    Class::ALL.get(usize::from(number)).copied().unwrap_or(Class::Syscall)
+}
+
+/// Arms the threads of one guard. Any loop of a housekeeping CPU may drive it: the agent's that reads records, or
+/// that of a single run with a guard of its own.
+#[derive(Debug)]
+pub struct Settler<'guard> {
+    guard: &'guard Guard,
+}
+
+impl<'guard> Settler<'guard> {
+    pub fn new(guard: &'guard Guard) -> Settler<'guard> {
+        Settler { guard }
+    }
+
+    /// One look at every thread that waits; as often as a thread may be armed late, such as each 50 ms. Tells each
+    /// thread that was armed, and, once, each that does not settle.
+    pub fn poll(&self, clocks: Clocks, mut tell: impl FnMut(Whose, Turn)) {
+        let Guard { seats, slots, .. } = self.guard;
+        for seated in seats.taken() {
+            let Some(whose) = self.whose(&seated.seat) else { continue };
+            match decide(&seated.seat, clocks.monotonic, whose.settle_for) {
+                Decision::Wait => {}
+                Decision::Arm => {
+                    seats.arm(&seated);
+                    slots.armed_from_outside(whose.holder.0, clocks.boottime);
+                    tell(whose, Turn::Armed);
+                }
+                Decision::Overdue(why) => {
+                    seats.told(&seated);
+                    tell(whose, Turn::NotSettled(why));
+                }
+            }
+        }
+    }
+
+    /// `None`: the thread has outlived its container's slot.
+    fn whose(&self, seat: &qc_seat) -> Option<Whose> {
+        let slot = u8::try_from(seat.slot).ok().and_then(Slot::new)?;
+        let rules = self.guard.slots.rules(slot);
+        let is_its_own = rules.live != 0 && rules.generation == seat.generation;
+        let settle_for = Duration::from_nanos(rules.settle_ns);
+        is_its_own.then_some(Whose { holder: (slot, seat.generation), tid: seat.tid, settle_for })
+    }
+}
+
+/// The time, as the guard's two clocks have it.
+#[derive(Debug, Clone, Copy)]
+pub struct Clocks {
+    pub monotonic: Duration,
+    pub boottime: Duration,
+}
+
+impl Clocks {
+    pub fn now() -> Clocks {
+        // Neither is ever before the boot.
+        let read = |clock| Duration::try_from(clock_gettime(clock)).unwrap_or_default();
+        Clocks { monotonic: read(ClockId::Monotonic), boottime: read(ClockId::Boottime) }
+    }
+}
