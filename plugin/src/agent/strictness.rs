@@ -117,8 +117,18 @@ mod tests {
 
     #[test]
     fn the_note_names_the_class_in_the_way_and_the_way_out() {
-        check(InTheWay::Class(Class::Interrupt), expect!["thread 31 of container app is not armed: it kept entering the kernel by class interrupt for 60 s, never 500ms without (arm.settleFor); it is armed once that ends; where such entries are allowed, set entries.interrupt.action to Count"]);
-        check(InTheWay::Affinity, expect!["thread 31 of container app is not armed: it has been quiet, and may run on more than one CPU, or on one that is not the container's; it is armed once it is pinned to one (sched_setaffinity)"]);
+        check(
+            InTheWay::Class(Class::Interrupt),
+            expect![
+                "thread 31 of container app is not armed: it kept entering the kernel by class interrupt for 60 s, never 500ms without (arm.settleFor); it is armed once that ends; where such entries are allowed, set entries.interrupt.action to Count"
+            ],
+        );
+        check(
+            InTheWay::Affinity,
+            expect![
+                "thread 31 of container app is not armed: it has been quiet, and may run on more than one CPU, or on one that is not the container's; it is armed once it is pinned to one (sched_setaffinity)"
+            ],
+        );
     }
 
     #[test]

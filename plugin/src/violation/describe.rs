@@ -53,7 +53,7 @@ fn entry_note(
         entry.class.name(),
         cause_words(&entry.cause, name),
         who(thread, place),
-        answer_words(entry.answer),
+        answer_words(entry.answer, thread),
     );
     let dead = matches!(entry.answer, Answer::Sent(9) | Answer::Escalated(_));
     if entry.disarmed && !dead {
@@ -114,14 +114,20 @@ fn cause_words(cause: &Cause, name: Option<&str>) -> String {
     }
 }
 
-fn answer_words(answer: Answer) -> String {
+fn answer_words(answer: Answer, thread: &Thread) -> String {
     match answer {
         Answer::Reported => "reported".into(),
         Answer::Audit(0) => "Audit: signal not sent".into(),
         Answer::Audit(signal) => format!("Audit: {} not sent", signal_name(signal)),
         Answer::Expired(signal) => format!("enforceFor is over: {} not sent", signal_name(signal)),
         Answer::Sent(signal) => format!("{} sent", signal_name(signal)),
-        Answer::Frozen => "process frozen: quietcore resume, or kill -CONT, lets it go on".into(),
+        Answer::Frozen => {
+            let pid = thread.host_tgid;
+            format!(
+                "process frozen; on its node gdb -p {pid} or gcore {pid} show where it stands, and quietcore resume \
+                 POD (in the agent's container) lets it go on"
+            )
+        }
         Answer::Escalated(9 | 0) => {
             "SIGKILL sent (init of a PID namespace ignores the policy's signal)".into()
         }
