@@ -42,7 +42,7 @@ fn a_program_that_knows_nothing_of_it_is_armed_once_it_is_quiet() {
     apply_policy(&namespace, "p", spec);
     let pod = Strict::day("unprepared", "unprepared").apply(&namespace);
     pod.wait_log("app", "polling");
-    wait_agent_log(&testbed, "it has settled pod=\"unprepared\"");
+    wait_agent_log(&testbed, "it has settled step=6 pod=\"unprepared\"");
     assert!(pod.events().iter().all(|event| event.reporter != "quietcore.io/agent"), "{:?}", pod.events());
     pod.node().run(&["kill", "-USR2", &pod.pid("app").to_string()]);
     pod.wait_log("app", "wrote");
@@ -95,7 +95,7 @@ fn a_frozen_process_stands_still_until_it_is_resumed() {
     apply_policy(&namespace, "p", spec);
     let pod = Strict::day("freeze", "each-second").apply(&namespace);
     let event = pod.wait_event("KernelEntry");
-    assert!(event.note.starts_with("syscall getppid(2) at violate_each_second+0x"), "{event}");
+    assert!(event.note.starts_with("syscall getppid(2) at syscall+0x"), "{event}");
     assert!(event.note.contains("process frozen") && event.note.contains("quietcore resume"), "{event}");
     assert_eq!(event.action, "Freeze");
     wait_state(&pod, "T");
