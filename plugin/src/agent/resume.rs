@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    io::{self, Write as _},
+    io::{self, Write},
 };
 
 use rustix::{
@@ -66,7 +66,8 @@ enum State {
     Other,
 }
 
-pub fn run(args: &ResumeArgs) -> Result<(), ResumeError> {
+/// Says on `out` who goes on.
+pub fn run(args: &ResumeArgs, out: &mut dyn Write) -> Result<(), ResumeError> {
     let ResumeArgs { pod, pid, all: _, state_dir, pin_dir } = args;
     let guard = PinnedThreads::open(pin_dir)?;
     let holders = store::holders(&state_dir.join("ledger.json"))?;
@@ -76,8 +77,8 @@ pub fn run(args: &ResumeArgs) -> Result<(), ResumeError> {
     };
     for frozen in resumed {
         resume(frozen.pid)?;
-        // Nobody is left to tell when stdout is closed.
-        let _ = writeln!(io::stdout(), "{}", words(&frozen));
+        // It goes on also where nobody is left to tell.
+        let _ = writeln!(out, "{}", words(&frozen));
     }
     Ok(())
 }

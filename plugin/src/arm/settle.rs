@@ -97,6 +97,9 @@ impl<'guard> Settler<'guard> {
     /// thread that was armed, and, once, each that does not settle.
     pub fn poll(&self, clocks: Clocks, mut tell: impl FnMut(Whose, Turn)) {
         let Guard { seats, slots, .. } = self.guard;
+        if !slots.any_settles() {
+            return;
+        }
         for seated in seats.taken() {
             let Some(whose) = self.whose(&seated.seat) else { continue };
             match decide(&seated.seat, clocks.monotonic, whose.settle_for) {

@@ -74,7 +74,7 @@ impl Slots {
     }
 
     pub fn is_live(&self, slot: Slot) -> bool {
-        self.grants.get(slot.idx()).live != 0
+        self.grants.load_byte(slot.idx(), offset_of!(abi::qc_grant, live)) != 0
     }
 
     pub fn generation(&self, slot: Slot) -> u32 {
@@ -88,6 +88,11 @@ impl Slots {
     /// What the slot's threads did so far.
     pub fn counts(&self, slot: Slot) -> abi::qc_counts {
         self.counts.get(slot.idx())
+    }
+
+    /// Does any container wait to settle? Most nodes have none, and then nobody's seat need be looked at.
+    pub fn any_settles(&self) -> bool {
+        self.live().any(|slot| self.grants.load_byte(slot.idx(), offset_of!(abi::qc_grant, seats)) != 0)
     }
 
     /// As it was opened.

@@ -259,6 +259,12 @@ fn a_refused_arming_says_what_to_do() {
             "prctl at fwd_loop+0x1c (l2fwd, tid 31, cpu 5) refused: bad argument; only ENABLE and CLASSES with signals 1 to 64 are known, and arg4 and arg5 must be 0"
         ],
     );
+    check(
+        refused(abi::QC_REFUSED_SEAT),
+        expect![
+            "thread (l2fwd, tid 31, cpu 5) is never armed: the guard can watch 4095 threads of a node until they settle, and has no place free; run fewer threads under policies with arm.at: Settled"
+        ],
+    );
 }
 
 #[test]

@@ -96,6 +96,28 @@ static void asleep(long unused)
 		pause();
 }
 
+static void *wait_for_ever(void *unused)
+{
+	for (;;)
+		pause();
+	return 0;
+}
+
+/* N threads, all of them there at once. */
+static void crowd(long n)
+{
+	pthread_attr_t small;
+	pthread_t thread;
+
+	pthread_attr_init(&small);
+	pthread_attr_setstacksize(&small, 16 << 10);
+	for (long i = 0; i < n; i++)
+		if (pthread_create(&thread, &small, wait_for_ever, 0))
+			abort();
+	ready();
+	wait_for_ever(0);
+}
+
 /* The last thing before it is quiet: whoever looks at its affinity on its way in sees the old one. */
 static void pin_then_settle(long n)
 {
@@ -176,6 +198,7 @@ const struct day settling_days[] = {
     {"settle-twice", settle_twice},
     {"restless", restless},
     {"asleep", asleep},
+    {"crowd", crowd},
     {"pin-then-settle", pin_then_settle},
     {"armed-then-calls", armed_then_calls},
     {"call-now-and-then", call_now_and_then},
