@@ -19,20 +19,20 @@ static __always_inline struct qc_seat *seat_of(const struct qc_thread *thread)
 	return seat ? bpf_map_lookup_elem(&qc_seats, &seat) : 0;
 }
 
-static __always_inline unsigned int own_tid(struct task_struct *task)
+static __always_inline void name_seat(struct qc_seat *seat, struct task_struct *task)
 {
-	struct pid *pid = task->thread_pid;
+	struct pid *tid = task->thread_pid;
+	unsigned int level = BPF_CORE_READ(tid, level);
 
-	switch (BPF_CORE_READ(pid, level)) {
-	case 0:
-		return BPF_CORE_READ(pid, numbers[0].nr);
-	case 1:
-		return BPF_CORE_READ(pid, numbers[1].nr);
-	case 2:
-		return BPF_CORE_READ(pid, numbers[2].nr);
-	default:
-		return BPF_CORE_READ(pid, numbers[3].nr);
-	}
+	seat->pid_level = level < QC_PID_LEVELS ? level : QC_PID_LEVELS - 1;
+#define PID_AT(i) seat->pids[i] = i <= level ? BPF_CORE_READ(tid, numbers[i].nr) : 0
+	PID_AT(0);
+	PID_AT(1);
+	PID_AT(2);
+	PID_AT(3);
+#undef PID_AT
+	seat->tgid = BPF_CORE_READ(task, group_leader, thread_pid, numbers[0].nr);
+	seat->start_ns = task->start_boottime;
 }
 
 /* At a fork or an execve: it is in the kernel. */
@@ -48,8 +48,7 @@ static __noinline int take_seat(struct qc_thread *thread, struct task_struct *ta
 		seat = bpf_map_lookup_elem(&qc_seats, &number);
 		if (!seat || seat->slot || __sync_val_compare_and_swap(&seat->slot, 0, thread->slot))
 			continue;
-		seat->tid = own_tid(task);
-		seat->start_ns = task->start_boottime;
+		name_seat(seat, task);
 		seat->generation = thread->generation;
 		seat->last_ns = bpf_ktime_get_ns();
 		seat->arm_ns = 0;

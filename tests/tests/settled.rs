@@ -51,6 +51,22 @@ fn a_program_that_knows_nothing_of_it_is_armed_once_it_is_quiet() {
 }
 
 #[test]
+fn where_it_was_killed_is_known_though_it_never_armed_itself() {
+    let testbed = Testbed::from_env();
+    testbed.install_product();
+    let namespace = testbed.namespace("killed");
+    let spec = "{mode: Enforce, arm: {at: Settled, settleFor: 300ms}, entries: {syscall: {action: Signal, signal: \
+                SIGKILL}, exception: {action: Count}, interrupt: {action: Count}}}";
+    apply_policy(&namespace, "p", spec);
+    let pod = Strict::day("killed", "unprepared").apply(&namespace);
+    wait_agent_log(&testbed, "it has settled step=6 pod=\"killed\"");
+    pod.node().run(&["kill", "-USR2", &pod.pid("app").to_string()]);
+    assert_eq!(pod.wait_exit_code("app"), 128 + 9);
+    let event = pod.wait_event("KernelEntry");
+    assert!(event.note.starts_with("syscall write(2) at ") && event.note.contains("write+0x"), "{event}");
+}
+
+#[test]
 fn a_program_that_is_never_quiet_is_not_armed_and_its_owner_hears_why() {
     let testbed = Testbed::from_env();
     testbed.install_product();

@@ -34,13 +34,14 @@ impl Records {
         std::thread::spawn(move || {
             let level = guard.own_pid_level;
             let settler = Settler::new(&guard);
-            let look_and_go_on = || {
-                strictness::settle(&settler, &containers, &reporter);
+            let hand_on = |record: &qc_record| hand_on(record, level, &containers, &reporter);
+            let settle_and_go_on = || {
+                strictness::settle(&settler, &hand_on, &containers, &reporter);
                 false
             };
-            let read = guard.records().and_then(|records| {
-                records.drain_until(look_and_go_on, |record| hand_on(&record, level, &containers, &reporter))
-            });
+            let read = guard
+                .records()
+                .and_then(|records| records.drain_until(settle_and_go_on, |record| hand_on(&record)));
             if let Err(error) = read {
                 let _ = failed.blocking_send(error);
             }

@@ -8,39 +8,38 @@ use std::{sync::Arc, time::Duration};
 
 use super::containers::{Containers, Key};
 use crate::{
-    arm::settle::{Clocks, InTheWay, PATIENCE, Settler, Turn, Whose},
+    arm::settle::{Clocks, InTheWay, PATIENCE, Settler, Sitter, Turn},
     guard::{
-        abi::{qc_counts, qc_grant},
+        abi::{qc_counts, qc_grant, qc_record},
         load::Guard,
     },
     report::{ContainerInfo, Reason, Reporter, Subject},
 };
 
 /// Arms who has settled, and tells the owners of those who do not.
-pub(super) fn settle(settler: &Settler<'_>, containers: &Containers, reporter: &Reporter) {
-    settler.poll(Clocks::now(), |whose, turn| {
-        let Whose { holder: (slot, generation), tid, .. } = whose;
-        let Some(info) = containers.find((slot, generation)) else {
-            tracing::warn!(
-                slot = slot.number(),
-                generation,
-                tid,
-                ?turn,
-                "thread of a container unknown here"
-            );
-            return;
-        };
-        match turn {
-            Turn::Armed => tracing::info!(step = 6, pod = &*info.pod, tid, "armed: it has settled"),
-            Turn::NotSettled(why) => {
-                let note = not_settled(&info, &whose, why);
-                reporter.event(Subject::Container(info), Reason::NotSettled, note);
-            }
+pub(super) fn settle(
+    settler: &Settler<'_>,
+    records: &dyn Fn(&qc_record),
+    containers: &Containers,
+    reporter: &Reporter,
+) {
+    let clocks = Clocks::now();
+    settler.poll(clocks, |sitter, turn| match turn {
+        Turn::Armed => {
+            records(&sitter.armed(clocks.monotonic));
+            let pod = containers.find(sitter.holder).map(|info| Arc::clone(&info.pod));
+            tracing::info!(step = 6, pod = pod.as_deref(), tid = sitter.tid(), "armed: it has settled");
+        }
+        Turn::NotSettled(why) => {
+            let Some(info) = containers.find(sitter.holder) else { return };
+            let note = not_settled(&info, sitter, why);
+            reporter.event(Subject::Container(info), Reason::NotSettled, note);
         }
     });
 }
 
-fn not_settled(info: &ContainerInfo, Whose { tid, settle_for, .. }: &Whose, why: InTheWay) -> String {
+fn not_settled(info: &ContainerInfo, sitter: &Sitter, why: InTheWay) -> String {
+    let (tid, settle_for) = (sitter.tid(), sitter.settle_for);
     let patience = PATIENCE.as_secs();
     let who = format!("thread {tid} of container {} is not armed", info.container);
     match why {
@@ -95,7 +94,10 @@ mod tests {
     use expect_test::{Expect, expect};
 
     use super::*;
-    use crate::{guard::slots::Slot, policy::effective::Class};
+    use crate::{
+        guard::{abi::qc_seat, slots::Slot},
+        policy::effective::Class,
+    };
 
     fn info() -> ContainerInfo {
         ContainerInfo {
@@ -111,8 +113,9 @@ mod tests {
     #[track_caller]
     fn check(why: InTheWay, expect: Expect) {
         let holder = (Slot::new(1).unwrap(), 1);
-        let whose = Whose { holder, tid: 31, settle_for: Duration::from_millis(500) };
-        expect.assert_eq(&not_settled(&info(), &whose, why));
+        let seat = qc_seat { pids: [4711, 31, 0, 0], pid_level: 1, ..qc_seat::default() };
+        let sitter = Sitter { holder, settle_for: Duration::from_millis(500), seat };
+        expect.assert_eq(&not_settled(&info(), &sitter, why));
     }
 
     #[test]

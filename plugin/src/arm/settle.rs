@@ -10,7 +10,11 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::{
-    guard::{abi::qc_seat, load::Guard, slots::Slot},
+    guard::{
+        abi::{QC_KIND_ARMED, qc_record, qc_seat},
+        load::Guard,
+        slots::Slot,
+    },
     policy::effective::Class,
 };
 
@@ -44,14 +48,38 @@ pub enum Turn {
     NotSettled(InTheWay),
 }
 
-/// A thread of a container, as the owner of both knows them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Whose {
+/// A thread and its container.
+#[derive(Debug, Clone, Copy)]
+pub struct Sitter {
     /// A slot and which of its holders in turn.
     pub holder: (Slot, u32),
-    /// In the thread's own PID namespace.
-    pub tid: u32,
     pub settle_for: Duration,
+    pub seat: qc_seat,
+}
+
+impl Sitter {
+    /// In the thread's own PID namespace: the number its program knows.
+    pub fn tid(&self) -> u32 {
+        let own = self.seat.pids.get(usize::from(self.seat.pid_level));
+        own.copied().unwrap_or(self.seat.pids[0])
+    }
+
+    /// The line of the thread's story that the guard writes where it is the one that arms. Without comm and CPU,
+    /// which nobody knows from outside.
+    pub fn armed(&self, now: Duration) -> qc_record {
+        let qc_seat { start_ns, pids, tgid, pid_level, slot, generation, .. } = self.seat;
+        qc_record {
+            at_ns: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+            start_ns,
+            slot,
+            generation,
+            pids,
+            tgids: [tgid, 0, 0, 0],
+            pid_level: u32::from(pid_level),
+            kind: u16::try_from(QC_KIND_ARMED).unwrap_or_default(),
+            ..qc_record::default()
+        }
+    }
 }
 
 /// `now` and the times in a seat are CLOCK_MONOTONIC.
@@ -95,35 +123,35 @@ impl<'guard> Settler<'guard> {
 
     /// One look at every thread that waits; as often as a thread may be armed late, such as each 50 ms. Tells each
     /// thread that was armed, and, once, each that does not settle.
-    pub fn poll(&self, clocks: Clocks, mut tell: impl FnMut(Whose, Turn)) {
+    pub fn poll(&self, clocks: Clocks, mut tell: impl FnMut(&Sitter, Turn)) {
         let Guard { seats, slots, .. } = self.guard;
         if !slots.any_settles() {
             return;
         }
         for seated in seats.taken() {
-            let Some(whose) = self.whose(&seated.seat) else { continue };
-            match decide(&seated.seat, clocks.monotonic, whose.settle_for) {
+            let Some(sitter) = self.sitter(seated.seat) else { continue };
+            match decide(&sitter.seat, clocks.monotonic, sitter.settle_for) {
                 Decision::Wait => {}
                 Decision::Arm => {
                     seats.arm(&seated);
-                    slots.armed_from_outside(whose.holder.0, clocks.boottime);
-                    tell(whose, Turn::Armed);
+                    slots.armed_from_outside(sitter.holder.0, clocks.boottime);
+                    tell(&sitter, Turn::Armed);
                 }
                 Decision::Overdue(why) => {
                     seats.told(&seated);
-                    tell(whose, Turn::NotSettled(why));
+                    tell(&sitter, Turn::NotSettled(why));
                 }
             }
         }
     }
 
     /// `None`: the thread has outlived its container's slot.
-    fn whose(&self, seat: &qc_seat) -> Option<Whose> {
+    fn sitter(&self, seat: qc_seat) -> Option<Sitter> {
         let slot = u8::try_from(seat.slot).ok().and_then(Slot::new)?;
         let rules = self.guard.slots.rules(slot);
         let is_its_own = rules.live != 0 && rules.generation == seat.generation;
         let settle_for = Duration::from_nanos(rules.settle_ns);
-        is_its_own.then_some(Whose { holder: (slot, seat.generation), tid: seat.tid, settle_for })
+        is_its_own.then_some(Sitter { holder: (slot, seat.generation), settle_for, seat })
     }
 }
 

@@ -146,7 +146,7 @@ fn each_thread_settles_by_itself_and_one_that_is_never_quiet_is_never_armed() {
     let armed = RefCell::new(Vec::new());
     let rounds = RefCell::new(0);
     stand.wait_until("one of them was armed", |_| {
-        settler.poll(Clocks::now(), |whose, turn| armed.borrow_mut().push((whose.tid, turn)));
+        settler.poll(Clocks::now(), |sitter, turn| armed.borrow_mut().push((sitter.tid(), turn)));
         // And then for as many rounds again.
         *rounds.borrow_mut() += usize::from(!armed.borrow().is_empty());
         20 < *rounds.borrow()
@@ -287,7 +287,8 @@ fn each_slot_has_its_own_settle_for() {
     wait_seats(&stand, 2, |_| true);
     let armed = RefCell::new(Vec::new());
     let poll = |clocks| {
-        Settler::new(stand.guard()).poll(clocks, |whose, turn| armed.borrow_mut().push((whose.holder, turn)));
+        Settler::new(stand.guard())
+            .poll(clocks, |sitter, turn| armed.borrow_mut().push((sitter.holder, turn)));
     };
     let holder =
         |slot: u8| (Slot::new(slot).unwrap(), stand.guard().slots.generation(Slot::new(slot).unwrap()));

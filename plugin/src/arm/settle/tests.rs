@@ -1,4 +1,5 @@
 use super::*;
+use crate::violation::happening::{Happening, Story};
 
 const SETTLE_FOR: Duration = Duration::from_millis(500);
 const START: u64 = 1_000_000_000;
@@ -31,6 +32,19 @@ fn it_is_armed_once_it_has_been_quiet_for_settle_for_and_not_before() {
 #[test]
 fn a_clock_read_before_the_seats_last_entry_arms_nobody() {
     assert_eq!(decide(&seat(), Duration::ZERO, SETTLE_FOR), Decision::Wait);
+}
+
+#[test]
+fn an_arming_reads_as_the_guards_own_do() {
+    let seat = qc_seat { pids: [4711, 31, 0, 0], tgid: 4700, pid_level: 1, start_ns: 5, ..seat() };
+    let sitter = Sitter { holder: (Slot::new(1).unwrap(), 1), settle_for: SETTLE_FOR, seat };
+    let happening = Happening::try_from(&sitter.armed(ms(7))).unwrap();
+    assert_eq!((happening.story, happening.at), (Story::Armed, ms(7)));
+    assert_eq!(
+        (happening.thread.tid, happening.thread.host_tid, happening.thread.host_tgid),
+        (31, 4711, 4700)
+    );
+    assert_eq!(sitter.tid(), 31);
 }
 
 #[test]
