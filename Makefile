@@ -6,9 +6,9 @@ AGENT := $(BUILD)/$(TARGET)/fast/quietcore
 LAB := cargo run --quiet -p quietcore-tests --bin lab --
 TESTBED := cargo run --quiet -p quietcore-tests --bin testbed --
 E2E := cargo test --quiet -p quietcore-tests --features cluster
-E2E_FILES := strict_pod refusals hostile_pods bad_days uninstall
+E2E_FILES := strict_pod settled refusals hostile_pods bad_days uninstall
 # what the build needs of Debian; the testbed adds its own
-PACKAGES := gcc libc6-dev make pkg-config clang clang-format libclang1-14 libclang-common-14-dev libelf-dev zlib1g-dev linux-libc-dev
+PACKAGES := gcc libc6-dev make pkg-config clang clang-format gdb libclang1-14 libclang-common-14-dev libelf-dev zlib1g-dev linux-libc-dev
 
 .PHONY: help packages check unit integration lab agent e2e test demo bench up down
 

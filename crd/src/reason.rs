@@ -7,6 +7,10 @@ pub enum Reason {
     KernelEntry,
     /// A thread asked to be armed and could not be.
     ArmRefused,
+    /// A thread that is armed once it is quiet was not for a minute.
+    NotSettled,
+    /// The policy's `enforceFor` is over: from here on the container is only reported.
+    EnforcementEnded,
     /// An armed thread's affinity is no longer one granted CPU; it was disarmed.
     LeftCore,
     /// The guard's ring had no room for records of this container.
@@ -22,9 +26,11 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 8] = [
+    pub const ALL: [Reason; 10] = [
         Reason::KernelEntry,
         Reason::ArmRefused,
+        Reason::NotSettled,
+        Reason::EnforcementEnded,
         Reason::LeftCore,
         Reason::RecordsLost,
         Reason::EventsDropped,
@@ -38,6 +44,8 @@ impl Reason {
         match self {
             Reason::KernelEntry => "KernelEntry",
             Reason::ArmRefused => "ArmRefused",
+            Reason::NotSettled => "NotSettled",
+            Reason::EnforcementEnded => "EnforcementEnded",
             Reason::LeftCore => "LeftCore",
             Reason::RecordsLost => "RecordsLost",
             Reason::EventsDropped => "EventsDropped",
@@ -50,9 +58,10 @@ impl Reason {
     /// An Event's `type`.
     pub fn event_type(self) -> &'static str {
         match self {
-            Reason::PolicyChanged | Reason::PolicyStale => "Normal",
+            Reason::EnforcementEnded | Reason::PolicyChanged | Reason::PolicyStale => "Normal",
             Reason::KernelEntry
             | Reason::ArmRefused
+            | Reason::NotSettled
             | Reason::LeftCore
             | Reason::RecordsLost
             | Reason::EventsDropped
@@ -63,8 +72,8 @@ impl Reason {
     /// What the agent did, an Event's `action`.
     pub fn action(self) -> &'static str {
         match self {
-            Reason::KernelEntry | Reason::LeftCore => "Watching",
-            Reason::ArmRefused => "Arming",
+            Reason::KernelEntry | Reason::LeftCore | Reason::EnforcementEnded => "Watching",
+            Reason::ArmRefused | Reason::NotSettled => "Arming",
             Reason::RecordsLost | Reason::EventsDropped => "Reporting",
             Reason::PolicyChanged | Reason::PolicyStale | Reason::Unprotected => "Checking",
         }

@@ -21,6 +21,8 @@ int BPF_PROG(qc_user_exit)
 		return 0;
 	regs = user_regs(bpf_get_current_task_btf());
 	remember_place(thread, regs->ip, regs->sp);
+	if (thread->seat)
+		seat_enters(thread);
 	if (!came_by_syscall(regs)) {
 		thread->entry = QC_ENTRY_OPEN;
 		return 0;
@@ -72,6 +74,8 @@ int BPF_PROG(qc_user_enter)
 	if (thread->entry == QC_ENTRY_OPEN)
 		nobody_told(thread, regs);
 	thread->entry = QC_IN_USER;
+	if (thread->seat)
+		seat_returns(thread, bpf_get_current_task_btf());
 	if (thread->state == QC_STATE_AT_RETURN)
 		return execve_returns(thread);
 	if (thread->asks == QC_ASKS_NOTHING)

@@ -12,8 +12,11 @@ static __always_inline void arm(struct qc_thread *thread)
 {
 	unsigned int slot = thread->slot;
 	struct qc_counts *counts = bpf_map_lookup_elem(&qc_counts_map, &slot);
+	struct qc_seat *seat = seat_of(thread);
 
 	thread->state = QC_STATE_ARMED;
+	if (seat)
+		seat->armed = 1;
 	if (counts && !counts->first_armed_ns)
 		__sync_val_compare_and_swap(&counts->first_armed_ns, 0, bpf_ktime_get_boot_ns());
 }
@@ -29,6 +32,13 @@ static __always_inline void disarm(struct qc_thread *thread)
 		seat->done = 1;
 	}
 	__builtin_memset(thread->signals, 0, sizeof(thread->signals));
+}
+
+static __always_inline void sent(struct qc_thread *thread, struct qc_counts *counts, unsigned int signal)
+{
+	__sync_fetch_and_add(&counts->signals, 1);
+	if (signal == SIGSTOP)
+		thread->frozen = 1;
 }
 
 static __noinline int left_core(struct qc_thread *thread, struct task_struct *task, unsigned int cpu)
@@ -51,7 +61,7 @@ static __noinline int retry_unsent(struct qc_thread *thread, struct qc_counts *c
 		again.signal = thread->unsent_signals[class];
 		if (send(&again) & QC_F_SIGNALLED) {
 			thread->unsent[class]--;
-			__sync_fetch_and_add(&counts->signals, 1);
+			sent(thread, counts, again.signal);
 		}
 		return 0;
 	}
@@ -120,7 +130,7 @@ static __noinline int judge(struct qc_thread *thread, const struct qc_grant *gra
 		if (!why_not) {
 			what->flags |= send(what);
 			if (what->flags & QC_F_SIGNALLED) {
-				__sync_fetch_and_add(&counts->signals, 1);
+				sent(thread, counts, what->signal);
 			} else {
 				thread->unsent[class]++;
 				thread->unsent_signals[class] = what->signal;
@@ -134,22 +144,23 @@ static __noinline int judge(struct qc_thread *thread, const struct qc_grant *gra
 	return emit(thread, what, bpf_get_current_task_btf());
 }
 
-/* The agent may have armed the thread meanwhile, from another CPU. */
+/* The agent may have armed the thread meanwhile, from another CPU: then this entry is the first to be judged.
+ */
 static __noinline int look_at_seat(struct qc_thread *thread, const struct qc_grant *grant,
-				   const struct happening *what)
+				   const struct happening *what, int exempt)
 {
 	struct qc_seat *seat = seat_of(thread);
 	unsigned int class = what->class & 3;
 
 	if (!seat)
 		return 0;
-	if (grant->actions[class] >= QC_REPORT) {
+	seat->on_core = on_its_core(bpf_get_current_task_btf(), grant);
+	if (seat->arm_ns == seat->last_ns && !seat->done && thread->state == QC_STATE_WATCHED)
+		arm(thread);
+	if (!exempt && grant->actions[class] >= QC_REPORT) {
 		seat->in_class = class;
 		seat->last_ns = bpf_ktime_get_ns();
 	}
-	seat->on_core = on_its_core(bpf_get_current_task_btf(), grant);
-	if (seat->armed && thread->state == QC_STATE_WATCHED)
-		arm(thread);
 	return 0;
 }
 
@@ -166,9 +177,10 @@ static __noinline int entered(struct qc_thread *thread, struct happening *what, 
 		return 0;
 	__sync_fetch_and_add(&counts->entries[what->class & 3], 1);
 	remember_place(thread, regs->ip, regs->sp);
+	thread->frozen = 0;
 	retry_unsent(thread, counts, what->irqs_off);
 	if (thread->seat)
-		look_at_seat(thread, grant, what);
+		look_at_seat(thread, grant, what, exempt);
 	if (thread->state != QC_STATE_ARMED)
 		return 0;
 	if (!on_its_core(task, grant))

@@ -104,6 +104,19 @@ int BPF_PROG(qc_irq_handler_entry, int irq, struct irqaction *action)
 	return entered(thread, &what, 0);
 }
 
+/* From an interrupt or a fault it goes on to user mode, and no tracepoint says when. */
+static __noinline int switched_in(struct task_struct *task)
+{
+	struct qc_thread *thread;
+
+	if (!cpu_in(qc_cpus.granted, bpf_get_smp_processor_id()))
+		return 0;
+	thread = bpf_task_storage_get(&qc_threads, task, 0, 0);
+	if (thread && thread->seat && !thread->in_syscall)
+		seat_returns(thread, task);
+	return 0;
+}
+
 /*
  * Being switched out is no entry of its own: a tick, an IPI, a system call or a fault came before, and left
  * its place. Only where none of the programs here saw the entry it is counted now.
@@ -114,11 +127,14 @@ int BPF_PROG(qc_sched_switch, bool preempt, struct task_struct *prev, struct tas
 	struct qc_thread *thread = watched();
 	struct happening what = {.kind = QC_KIND_SWITCH, .class = QC_INTERRUPT};
 
-	if (!thread || !is_unseen_entry(thread, user_regs(bpf_get_current_task_btf())))
-		return 0;
-	what.code = BPF_CORE_READ(next, thread_pid, numbers[0].nr);
-	what.who = next->comm;
-	return entered(thread, &what, 0);
+	if (thread && is_unseen_entry(thread, user_regs(bpf_get_current_task_btf()))) {
+		what.code = BPF_CORE_READ(next, thread_pid, numbers[0].nr);
+		what.who = next->comm;
+		entered(thread, &what, 0);
+	}
+	if (thread && thread->seat)
+		seat_enters(thread);
+	return switched_in(next);
 }
 
 #endif

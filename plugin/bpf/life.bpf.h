@@ -15,6 +15,15 @@ static __always_inline int seats(const struct qc_thread *thread)
 	return grant && grant->seats;
 }
 
+/* Where its grant has seats. One that finds none is never armed, and says so. */
+static __always_inline void sit_down(struct qc_thread *thread, struct task_struct *task)
+{
+	struct happening what = {.kind = QC_KIND_ARM_REFUSED, .detail = QC_REFUSED_SEAT};
+
+	if (seats(thread) && take_seat(thread, task))
+		emit(thread, &what, task);
+}
+
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(qc_fork, struct task_struct *parent, struct task_struct *child)
 {
@@ -39,8 +48,8 @@ int BPF_PROG(qc_fork, struct task_struct *parent, struct task_struct *child)
 	new->state =
 	    thread->state == QC_STATE_NEW && parent->tgid == child->tgid ? QC_STATE_NEW : QC_STATE_WATCHED;
 	/* It begins on its way out of fork, so its first sys_exit is nobody's entry. */
-	if (new->state == QC_STATE_WATCHED && seats(new))
-		take_seat(new, child);
+	if (new->state == QC_STATE_WATCHED)
+		sit_down(new, child);
 	new->in_syscall = 1;
 	new->entry = QC_ENTRY_TOLD;
 	remember_place(new, QC_ANY_PLACE, QC_ANY_PLACE);
@@ -67,8 +76,9 @@ int BPF_PROG(qc_exec, struct task_struct *task)
 	default:
 		/* An armed thread's execve was a violation when it began. */
 		disarm(thread);
-		if (seats(thread))
-			take_seat(thread, task);
+		/* Another program: it settles by itself. */
+		leave_seat(thread);
+		sit_down(thread, task);
 	}
 	return 0;
 }

@@ -49,6 +49,8 @@ int BPF_PROG(qc_sys_enter, struct pt_regs *regs, long id)
 	if (!thread)
 		return 0;
 	thread->in_syscall = 1;
+	if (thread->seat)
+		seat_enters(thread);
 	return syscall_entered(thread, regs, 0, 0);
 }
 
@@ -64,6 +66,8 @@ int BPF_PROG(qc_sys_exit, struct pt_regs *regs, long ret)
 	thread->in_syscall = 0;
 	/* rt_sigreturn and execve replace every register: still the same entry. */
 	remember_place(thread, regs->ip, regs->sp);
+	if (thread->seat)
+		seat_returns(thread, bpf_get_current_task_btf());
 	if (thread->state == QC_STATE_AT_RETURN)
 		return execve_returns(thread);
 	if (!is_isolation_prctl(regs) || bpf_get_current_task_btf()->thread_info.status & TS_COMPAT)

@@ -23,6 +23,10 @@ pub enum Command {
     Agent(Box<AgentArgs>),
     /// Ask nodes to let go: no cores published, nothing pinned. Fails, and names the pods, while strict pods run.
     Release(ReleaseArgs),
+    /// Let a process go on that action Freeze stopped; run on its node, such as in the agent's container.
+    ///
+    /// Needs root, or CAP_BPF and CAP_KILL. A debugger may look at the process before: gdb -p, gcore.
+    Resume(ResumeArgs),
     /// Run a command on a quiet core, and tell each of its kernel entries: like strace, without slowing what is quiet.
     ///
     /// Needs root, or CAP_BPF and CAP_PERFMON, and a kernel with BTF. Nothing else: no cluster, no agent, no bpffs.
@@ -87,6 +91,26 @@ pub struct ReleaseArgs {
     pub timeout: Duration,
 }
 
+#[derive(Debug, Args)]
+#[group(id = "which", required = true, multiple = false, args = ["pod", "pid", "all"])]
+pub struct ResumeArgs {
+    /// The pod, as NAME or NAMESPACE/NAME
+    #[arg(value_name = "POD")]
+    pub pod: Option<String>,
+    /// One process, by its number where this runs
+    #[arg(long)]
+    pub pid: Option<i32>,
+    /// Whatever is frozen on this node
+    #[arg(long)]
+    pub all: bool,
+    /// The agent's
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/quietcore")]
+    pub state_dir: PathBuf,
+    /// The agent's
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/quietcore")]
+    pub pin_dir: PathBuf,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     Text,
@@ -112,6 +136,13 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn resume_is_told_whom_and_only_once() {
+        let parses = |words: &[&str]| Cli::try_parse_from([&["quietcore", "resume"], words].concat()).is_ok();
+        assert!(parses(&["a/p"]) && parses(&["--pid", "7"]) && parses(&["--all"]));
+        assert!(!parses(&[]) && !parses(&["p", "--all"]) && !parses(&["--all", "--pid", "7"]));
     }
 
     #[test]

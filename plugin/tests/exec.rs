@@ -21,8 +21,8 @@ fn entries() -> &'static str {
     BUILT.get_or_init(|| {
         let plugin = Path::new(env!("CARGO_MANIFEST_DIR"));
         let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join("exec-entries");
-        let sources =
-            ["entries.c", "interrupts.c", "arming.c"].map(|file| plugin.join("tests/guard/stand").join(file));
+        let sources = ["entries.c", "interrupts.c", "arming.c", "settling.c"]
+            .map(|file| plugin.join("tests/guard/stand").join(file));
         let mut gcc = Command::new("gcc");
         gcc.args(["-O2", "-static", "-pthread", "-I"]).arg(plugin.join("../abi/include")).args(sources);
         assert!(gcc.arg("-o").arg(&built).status().unwrap().success());

@@ -120,6 +120,13 @@ impl<'a> Agent<'a> {
         self.node.testbed().run_kubectl(&["logs", "-n", NAMESPACE, &name, "--tail=-1"])
     }
 
+    /// The product's own program in the agent's container.
+    pub fn try_quietcore(&self, words: &[&str]) -> anyhow::Result<String> {
+        let name = self.wait_ready();
+        let exec = ["exec", "-n", NAMESPACE, name.as_str(), "--", "/quietcore"];
+        run(&mut self.node.testbed().kubectl(&[exec.as_slice(), words].concat()))
+    }
+
     fn pods(&self) -> anyhow::Result<Vec<Value>> {
         let on_node = format!("spec.nodeName={}", self.node.name());
         let words =

@@ -230,6 +230,26 @@ static int __attribute__((noreturn)) break_later(void)
 		pause();
 }
 
+/* Knows nothing of quietcore: polls, and writes a line whenever somebody sends SIGUSR2. */
+static int __attribute__((noreturn)) poll_and_write(void)
+{
+	handle(SIGUSR2);
+	say("polling");
+	for (int seen = 0;; seen++) {
+		while (n_signals == seen)
+			spin(SECOND / 1000);
+		say("wrote");
+	}
+}
+
+/* Never quiet. */
+static int __attribute__((noreturn)) call_on_and_on(void)
+{
+	say("calling");
+	for (;;)
+		syscall(SYS_getppid);
+}
+
 static int environment(char **envp)
 {
 	cpu_set_t set;
@@ -261,6 +281,8 @@ int main(int argc, char **argv, char **envp)
 	    {"spin", spin_armed},
 	    {"each-second", violate_each_second},
 	    {"later", break_later},
+	    {"unprepared", poll_and_write},
+	    {"restless", call_on_and_on},
 	};
 
 	for (unsigned i = 0; i < sizeof(days) / sizeof(*days); i++)

@@ -1,11 +1,16 @@
-//! The thread that reads what the guard saw: records to step 8, counters to the metrics.
+//! The thread that reads what the guard saw: records to step 8, counters to the metrics. On its way it arms who
+//! has settled: each 50 ms, from a housekeeping CPU.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
-use super::containers::{Containers, Key};
+use super::{
+    containers::{Containers, Key},
+    strictness,
+};
 use crate::{
+    arm::settle::Settler,
     guard::{abi::qc_record, load::Guard, slots::Slot},
     metrics::{ContainerLabels, Metrics},
     report::{Reason, Reporter, Subject},
@@ -28,9 +33,15 @@ impl Records {
             (Arc::clone(&self.guard), Arc::clone(&self.containers), self.reporter.clone());
         std::thread::spawn(move || {
             let level = guard.own_pid_level;
-            let read = guard.records().and_then(|records| {
-                records.drain_until(|| false, |record| hand_on(&record, level, &containers, &reporter))
-            });
+            let settler = Settler::new(&guard);
+            let hand_on = |record: &qc_record| hand_on(record, level, &containers, &reporter);
+            let settle_and_go_on = || {
+                strictness::settle(&settler, &hand_on, &containers, &reporter);
+                false
+            };
+            let read = guard
+                .records()
+                .and_then(|records| records.drain_until(settle_and_go_on, |record| hand_on(&record)));
             if let Err(error) = read {
                 let _ = failed.blocking_send(error);
             }
@@ -53,6 +64,7 @@ impl Records {
                     container: info.container.to_string(),
                 };
                 self.metrics.counts(&labels, &counts);
+                strictness::tell_end(&self.guard, key, &info, &counts, &self.reporter);
                 let before = lost_before.insert(key, counts.lost).unwrap_or(0);
                 if before < counts.lost {
                     let note = format!(

@@ -124,6 +124,13 @@ pub struct Saved {
     allocations: BTreeMap<Token, Allocation>,
 }
 
+impl Saved {
+    pub fn holders(self) -> impl Iterator<Item = (Slot, Holder)> {
+        let held = self.allocations.into_values();
+        held.filter_map(|Allocation { claim, holder, .. }| Some((claim?.slot, holder?)))
+    }
+}
+
 #[derive(Debug)]
 pub struct Ledger {
     /// Of this run of the agent: the flag may differ from that of the run that made an allocation.

@@ -13,10 +13,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ledger::{Ledger, Saved},
+    ledger::{Holder, Ledger, Saved},
     set::CpuSet,
 };
-use crate::agent::disk;
+use crate::{agent::disk, guard::slots::Slot};
 
 /// Grows when a reader of the old kind would misunderstand the new.
 const VERSION: u32 = 1;
@@ -75,6 +75,18 @@ pub fn read(path: &Path, isolated: &CpuSet) -> Result<Ledger, StoreError> {
     })
 }
 
+/// Who holds which slot, for others than the agent: a ledger that is not there names nobody, and one that cannot
+/// be read is left where it is.
+pub fn holders(path: &Path) -> Result<Vec<(Slot, Holder)>, StoreError> {
+    let unreadable = |source| StoreError::Read { path: path.to_owned(), source };
+    let bytes = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        bytes => bytes.map_err(unreadable)?,
+    };
+    let file: File<Saved> = serde_json::from_slice(&bytes).map_err(|error| unreadable(error.into()))?;
+    Ok(file.saved.holders().collect())
+}
+
 /// Under a name of its own, so that a second damage does not bury the first.
 fn keep_aside(path: &Path) -> Result<PathBuf, StoreError> {
     let names = (1u32..).map(|n| path.with_extension(format!("damaged-{n}")));
@@ -101,10 +113,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        cores::{ledger::Holder, token::Token},
-        policy::accept::node_default,
-    };
+    use crate::{cores::token::Token, policy::accept::node_default};
 
     fn isolated() -> CpuSet {
         "1-9".parse().unwrap()
@@ -138,7 +147,9 @@ mod tests {
         let (_folder, path) = on_disk(&bytes_of(some().saved()));
         let ledger = read(&path, &isolated()).unwrap();
         assert_eq!(ledger.saved(), some().saved());
-        assert_eq!(ledger.grant("id").unwrap().claim.pid, Some(42));
+        let grant = ledger.grant("id").unwrap();
+        assert_eq!(grant.claim.pid, Some(42));
+        assert_eq!(holders(&path).unwrap(), [(grant.claim.slot, grant.holder)]);
     }
 
     #[test]
@@ -153,6 +164,7 @@ mod tests {
     #[test]
     fn a_first_start_has_an_empty_ledger() {
         let folder = tempfile::tempdir().unwrap();
+        assert_eq!(holders(&folder.path().join("ledger.json")).unwrap(), []);
         assert_eq!(read(&folder.path().join("ledger.json"), &isolated()).unwrap().grants().count(), 0);
     }
 

@@ -16,6 +16,7 @@ mod shared;
 pub mod slots;
 pub mod seats;
 pub mod watch;
+pub mod frozen;
 pub mod record;
 pub mod ring;
 

@@ -64,13 +64,17 @@ pub(super) fn remove(path: &Path) -> Result<(), GuardError> {
     fs::remove_dir_all(path).map_err(|source| GuardError::PinDir { path: path.to_owned(), source })
 }
 
+/// The guards that lie here. One that an agent is just making has granted nothing yet.
+pub(super) fn whole(root: &Path) -> impl Iterator<Item = PathBuf> {
+    let dirs = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+    dirs.filter(|dir| dir.join(CPUS).exists())
+}
+
 /// The CPUs that an agent has granted to running containers, by what it pinned; `None`: no agent, or no strict
 /// container.
 pub fn granted(root: &Path) -> Result<Option<CpuSet>, GuardError> {
     let mut all = BTreeSet::new();
-    let dirs = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
-    // One that an agent is just making has granted nothing yet.
-    for dir in dirs.filter(|dir| dir.join(CPUS).exists()) {
+    for dir in whole(root) {
         let bytes = granted_mask(&dir)?;
         let bits = bytes.iter().enumerate().flat_map(|(idx, byte)| {
             (0..8)

@@ -20,10 +20,11 @@ pub struct RecordReader {
 }
 
 impl RecordReader {
-    /// Calls `handle` for each record, in the order they were written, until `stop` says so.
+    /// Calls `handle` for each record, in the order they were written, until `stop` says so, which is asked each
+    /// time.
     pub fn drain_until(
         &self,
-        stop: impl Fn() -> bool,
+        stop: impl FnMut() -> bool,
         handle: impl FnMut(qc_record),
     ) -> Result<(), GuardError> {
         self.drain_every(POLL_INTERVAL, stop, handle)
@@ -32,7 +33,7 @@ impl RecordReader {
     /// The same, for as few lost records as a CPU of its own allows.
     pub fn drain_closely_until(
         &self,
-        stop: impl Fn() -> bool,
+        stop: impl FnMut() -> bool,
         handle: impl FnMut(qc_record),
     ) -> Result<(), GuardError> {
         self.drain_every(CLOSE_INTERVAL, stop, handle)
@@ -41,7 +42,7 @@ impl RecordReader {
     fn drain_every(
         &self,
         interval: Duration,
-        stop: impl Fn() -> bool,
+        mut stop: impl FnMut() -> bool,
         mut handle: impl FnMut(qc_record),
     ) -> Result<(), GuardError> {
         let mut builder = RingBufferBuilder::new();

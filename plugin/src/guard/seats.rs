@@ -1,7 +1,7 @@
 //! Step 7: where threads that wait to settle can be seen, and armed, through mapped memory: a load and a store,
 //! which enter no other CPU.
 
-use std::io;
+use std::{io, mem::offset_of, sync::atomic::Ordering};
 
 use super::{abi, maps::Maps, shared::SharedArray};
 
@@ -24,12 +24,18 @@ impl Seats {
 
     pub fn taken(&self) -> impl Iterator<Item = Seated> + '_ {
         (1..self.seats.len())
+            .filter(|number| self.seats.load_byte(*number, offset_of!(abi::qc_seat, taken)) != 0)
             .map(|number| Seated { number, seat: self.seats.get(number) })
-            .filter(|seated| seated.seat.taken != 0)
     }
 
-    /// Of a thread that is in user mode now, by the times in its seat: its next entry is a violation.
-    pub fn arm(&self, number: usize) {
-        self.seats.store_byte(number, std::mem::offset_of!(abi::qc_seat, armed), 1);
+    /// The thread's next entry is a violation, unless it entered the kernel, or left its seat, since it was
+    /// looked at: then this is void.
+    pub fn arm(&self, Seated { number, seat }: &Seated) {
+        self.seats.word(*number, offset_of!(abi::qc_seat, arm_ns)).store(seat.last_ns, Ordering::Release);
+    }
+
+    /// Its owner was told that it does not settle.
+    pub fn told(&self, Seated { number, .. }: &Seated) {
+        self.seats.store_byte(*number, offset_of!(abi::qc_seat, told), 1);
     }
 }

@@ -3,7 +3,12 @@
 
 #![expect(unsafe_code, reason = "the one place that touches memory shared with BPF programs")]
 
-use std::{io, marker::PhantomData, os::fd::AsFd, os::fd::AsRawFd as _};
+use std::{
+    io,
+    marker::PhantomData,
+    os::fd::{AsFd, AsRawFd as _},
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use memmap2::{MmapOptions, MmapRaw};
 
@@ -36,6 +41,25 @@ impl<T: Copy> SharedArray<T> {
     pub(super) fn set(&self, idx: usize, value: T) {
         // SAFETY: as in `get`; BPF programs never hold a reference, they load single words.
         unsafe { self.at(idx).write_volatile(value) }
+    }
+
+    pub(super) fn load_byte(&self, idx: usize, offset: usize) -> u8 {
+        assert!(offset < size_of::<T>(), "offset {offset} is inside the value");
+        // SAFETY: as in `get`, and the byte is inside the value.
+        unsafe { self.at(idx).cast::<u8>().wrapping_add(offset).read_volatile() }
+    }
+
+    /// One word of a value that BPF programs write at the same time.
+    pub(super) fn word(&self, idx: usize, offset: usize) -> &AtomicU64 {
+        assert!(offset.is_multiple_of(8) && offset < size_of::<T>(), "a word at {offset}");
+        // SAFETY: as in `get`: a whole word, because 8 divides offset and size. It is borrowed from `self`, and
+        // with it the mapping; BPF programs and other processes access it by whole words, too.
+        unsafe { AtomicU64::from_ptr(self.at(idx).cast::<u64>().wrapping_add(offset / 8)) }
+    }
+
+    /// Unless something is there already.
+    pub(super) fn fill_word(&self, idx: usize, offset: usize, value: u64) {
+        let _ = self.word(idx, offset).compare_exchange(0, value, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// One byte of a value that BPF programs write at the same time.

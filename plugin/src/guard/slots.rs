@@ -5,7 +5,9 @@
 
 use std::{
     io,
+    mem::offset_of,
     sync::atomic::{Ordering, fence},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
@@ -72,7 +74,7 @@ impl Slots {
     }
 
     pub fn is_live(&self, slot: Slot) -> bool {
-        self.grants.get(slot.idx()).live != 0
+        self.grants.load_byte(slot.idx(), offset_of!(abi::qc_grant, live)) != 0
     }
 
     pub fn generation(&self, slot: Slot) -> u32 {
@@ -86,6 +88,28 @@ impl Slots {
     /// What the slot's threads did so far.
     pub fn counts(&self, slot: Slot) -> abi::qc_counts {
         self.counts.get(slot.idx())
+    }
+
+    /// Does any container wait to settle? Most nodes have none, and then nobody's seat need be looked at.
+    pub fn any_settles(&self) -> bool {
+        self.live().any(|slot| self.grants.load_byte(slot.idx(), offset_of!(abi::qc_grant, seats)) != 0)
+    }
+
+    /// As it was opened.
+    pub fn rules(&self, slot: Slot) -> abi::qc_grant {
+        self.grants.get(slot.idx())
+    }
+
+    /// By the agent's own store, which no entry of the thread tells the guard of: its `enforceFor` runs from now
+    /// on, if it does not run already. `now` is CLOCK_BOOTTIME.
+    pub fn armed_from_outside(&self, slot: Slot, now: Duration) {
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        self.counts.fill_word(slot.idx(), offset_of!(abi::qc_counts, first_armed_ns), now);
+    }
+
+    /// Its owner was told that its `enforceFor` is over. Kept here, because it outlives the agent.
+    pub fn told_ended(&self, slot: Slot) {
+        self.grants.store_byte(slot.idx(), offset_of!(abi::qc_grant, told_ended), 1);
     }
 
     fn publish_cpus(&self) {

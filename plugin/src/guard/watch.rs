@@ -102,7 +102,7 @@ fn list_threads(pid: i32) -> Result<BTreeSet<i32>, WatchError> {
     Ok(entries.iter().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
 }
 
-fn open_thread(pid: i32, tid: i32) -> Result<OwnedFd, Errno> {
+pub(super) fn open_thread(pid: i32, tid: i32) -> Result<OwnedFd, Errno> {
     let flags = if tid == pid { PidfdFlags::empty() } else { PidfdFlags::from_bits_retain(PIDFD_THREAD) };
     pidfd_open(Pid::from_raw(tid).ok_or(Errno::SRCH)?, flags)
 }

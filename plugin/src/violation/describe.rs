@@ -5,10 +5,13 @@
 
 use std::fmt::Write as _;
 
-use crate::violation::{
-    happening::{Answer, Cause, Entry, Happening, Refused, Story, SyscallAbi, Thread},
-    symbolize::place::Place,
-    text::{fit_note, printable},
+use crate::{
+    guard::abi::QC_SEATS,
+    violation::{
+        happening::{Answer, Cause, Entry, Happening, Refused, Story, SyscallAbi, Thread},
+        symbolize::place::Place,
+        text::{fit_note, printable},
+    },
 };
 
 mod page_fault;
@@ -26,9 +29,7 @@ pub fn describe(happening: &Happening, place: &Place, names: &dyn Fn(u64) -> Opt
         Story::Entry(entry) => entry_note(entry, thread, place, names),
         Story::Armed => format!("armed {}", who(thread, place)),
         Story::Disarmed => format!("disarmed by the program: {}", who(thread, place)),
-        Story::ArmRefused(refused) => {
-            format!("prctl at {place} {} refused: {}", who(thread, place), refused_words(*refused))
-        }
+        Story::ArmRefused(refused) => refused_note(*refused, thread, place),
         Story::LeftCore => format!(
             "thread {} left its core: its affinity is no longer exactly one CPU of the grant; disarmed until the \
              program pins the thread to one and arms again",
@@ -53,7 +54,7 @@ fn entry_note(
         entry.class.name(),
         cause_words(&entry.cause, name),
         who(thread, place),
-        answer_words(entry.answer),
+        answer_words(entry.answer, thread),
     );
     let dead = matches!(entry.answer, Answer::Sent(9) | Answer::Escalated(_));
     if entry.disarmed && !dead {
@@ -114,14 +115,20 @@ fn cause_words(cause: &Cause, name: Option<&str>) -> String {
     }
 }
 
-fn answer_words(answer: Answer) -> String {
+fn answer_words(answer: Answer, thread: &Thread) -> String {
     match answer {
         Answer::Reported => "reported".into(),
         Answer::Audit(0) => "Audit: signal not sent".into(),
         Answer::Audit(signal) => format!("Audit: {} not sent", signal_name(signal)),
         Answer::Expired(signal) => format!("enforceFor is over: {} not sent", signal_name(signal)),
         Answer::Sent(signal) => format!("{} sent", signal_name(signal)),
-        Answer::Frozen => "process frozen: quietcore resume, or kill -CONT, lets it go on".into(),
+        Answer::Frozen => {
+            let pid = thread.host_tgid;
+            format!(
+                "process frozen; on its node gdb -p {pid} or gcore {pid} show where it stands, and quietcore resume \
+                 POD (in the agent's container) lets it go on"
+            )
+        }
         Answer::Escalated(9 | 0) => {
             "SIGKILL sent (init of a PID namespace ignores the policy's signal)".into()
         }
@@ -136,8 +143,9 @@ fn answer_words(answer: Answer) -> String {
     }
 }
 
-fn refused_words(refused: Refused) -> &'static str {
-    match refused {
+fn refused_note(refused: Refused, thread: &Thread, place: &Place) -> String {
+    let who = who(thread, place);
+    let why = match refused {
         Refused::Affinity => {
             "its affinity is not exactly one CPU of the grant; pin the thread to one (sched_setaffinity) \
              before it arms"
@@ -149,7 +157,15 @@ fn refused_words(refused: Refused) -> &'static str {
         Refused::Argument => {
             "bad argument; only ENABLE and CLASSES with signals 1 to 64 are known, and arg4 and arg5 must be 0"
         }
-    }
+        Refused::Seat => {
+            return format!(
+                "thread {who} is never armed: the guard can watch {} threads of a node until they settle, and has no \
+                 place free; run fewer threads under policies with arm.at: Settled",
+                QC_SEATS - 1
+            );
+        }
+    };
+    format!("prctl at {place} {who} refused: {why}")
 }
 
 /// "SIGUSR1", or "signal 40" for real-time signals, whose names depend on the libc.

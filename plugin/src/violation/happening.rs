@@ -44,6 +44,8 @@ pub enum Refused {
     Affinity,
     Locked,
     Argument,
+    /// `arm.at: Settled`: the guard had no seat free to watch it from.
+    Seat,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,6 +183,7 @@ fn refused(record: &abi::qc_record) -> Result<Refused, UnknownRecord> {
         d if d == u64::from(abi::QC_REFUSED_AFFINITY) => Ok(Refused::Affinity),
         d if d == u64::from(abi::QC_REFUSED_LOCKED) => Ok(Refused::Locked),
         d if d == u64::from(abi::QC_REFUSED_ARGUMENT) => Ok(Refused::Argument),
+        d if d == u64::from(abi::QC_REFUSED_SEAT) => Ok(Refused::Seat),
         refusal => Err(UnknownRecord::Refusal { slot: record.slot, refusal }),
     }
 }

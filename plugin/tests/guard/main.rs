@@ -20,6 +20,10 @@ mod arming;
 mod leaving;
 mod hostile;
 mod published;
+mod settled;
+mod expiry;
+mod budget;
+mod freeze;
 mod agent;
 #[cfg(feature = "lab")]
 mod lab;

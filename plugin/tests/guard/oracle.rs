@@ -98,8 +98,12 @@ fn ten_thousand_interrupts_are_ten_thousand_signals_at_their_places() {
 /// is sent when the first's is on its way.
 #[test]
 fn a_signal_that_finds_no_room_is_not_lost_and_not_late() {
-    let sent = check_each_is_signalled("signal-in-a-storm");
-    assert!(sent.iter().any(|record| record.flags & QC_F_SEND_FAILED != 0));
+    // How dense the storm is, the other CPU's load decides too.
+    let stormed = (0..5).any(|_| {
+        let sent = check_each_is_signalled("signal-in-a-storm");
+        sent.iter().any(|record| record.flags & QC_F_SEND_FAILED != 0)
+    });
+    assert!(stormed, "in 50,000 interrupts no two came at once");
 }
 
 #[track_caller]

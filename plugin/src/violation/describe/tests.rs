@@ -68,6 +68,18 @@ fn a_system_call_names_call_place_thread_and_signal() {
 }
 
 #[test]
+fn a_frozen_process_comes_with_what_to_do_about_it() {
+    let frozen =
+        abi::qc_record { action: abi::QC_FREEZE.try_into().unwrap(), ..write_call(abi::QC_F_SIGNALLED) };
+    check(
+        abi::qc_record { signal: 19, detail: 39, ..frozen },
+        expect![
+            "syscall getpid(2) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): process frozen; on its node gdb -p 4711 or gcore 4711 show where it stands, and quietcore resume POD (in the agent's container) lets it go on"
+        ],
+    );
+}
+
+#[test]
 fn arguments_are_as_many_as_the_call_has() {
     let call = |detail| abi::qc_record { detail, ..write_call(abi::QC_F_SIGNALLED) };
     check(call(39), expect!["syscall getpid(2) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent"]);
@@ -245,6 +257,12 @@ fn a_refused_arming_says_what_to_do() {
         refused(abi::QC_REFUSED_ARGUMENT),
         expect![
             "prctl at fwd_loop+0x1c (l2fwd, tid 31, cpu 5) refused: bad argument; only ENABLE and CLASSES with signals 1 to 64 are known, and arg4 and arg5 must be 0"
+        ],
+    );
+    check(
+        refused(abi::QC_REFUSED_SEAT),
+        expect![
+            "thread (l2fwd, tid 31, cpu 5) is never armed: the guard can watch 4095 threads of a node until they settle, and has no place free; run fewer threads under policies with arm.at: Settled"
         ],
     );
 }

@@ -37,7 +37,7 @@ static void *noise(void *unused)
 	return 0;
 }
 
-static void begin_noise(void)
+void begin_noise(void)
 {
 	pthread_t threads[2];
 

@@ -67,11 +67,12 @@ struct How {
     around: &'static [&'static str],
     script: &'static str,
     watched: bool,
+    slot: u8,
 }
 
 impl Default for How {
     fn default() -> How {
-        How { around: &[], script: "read go; exec \"$@\" 2>&1", watched: true }
+        How { around: &[], script: "read go; exec \"$@\" 2>&1", watched: true, slot: SLOT }
     }
 }
 
@@ -180,6 +181,17 @@ impl Stand {
         self.start_in(policy, &[entries(), day, &n.to_string()], &How::default())
     }
 
+    /// Another container on the same core. Its slot is closed by whoever asked for it.
+    pub fn start_entries_in(&self, slot: u8, policy: &Effective, day: &str, n: u32) -> Running {
+        let how = How { slot, ..How::default() };
+        self.start_in(policy, &[entries(), day, &n.to_string()], &how)
+    }
+
+    pub fn start_entries_as_init(&self, policy: &Effective, day: &str, n: u32) -> Running {
+        let how = How { around: &["unshare", "--pid", "--fork"], ..How::default() };
+        self.start_in(policy, &[entries(), day, &n.to_string()], &how)
+    }
+
     /// `tiny.c`, armed by the exec.
     pub fn run_tiny(&self, policy: &Effective, args: &[&str]) -> Run {
         let program: Vec<_> = [tiny()].into_iter().chain(args.iter().copied()).collect();
@@ -188,7 +200,7 @@ impl Stand {
 
     fn start_in(&self, policy: &Effective, program: &[&str], how: &How) -> Running {
         let cpus = self.cpus();
-        let slot = Slot::new(SLOT).unwrap();
+        let slot = Slot::new(how.slot).unwrap();
         let plan = shim_plan(&cpus, policy, self.guard().provider);
         let mut command = Command::new("taskset");
         command.args(["-c", self.core]).args(how.around).args([
@@ -208,7 +220,7 @@ impl Stand {
         }
         child.stdin.take().unwrap().write_all(b"go\n").unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        Running { child, stdout, output: String::new() }
+        Running { child, stdout, output: String::new(), pid }
     }
 
     /// From "go" to the end of a program that does nothing, with the shim before it or without.
@@ -274,7 +286,7 @@ impl Stand {
 impl Drop for Stand {
     fn drop(&mut self) {
         if let Some(guard) = self.guard.now() {
-            guard.slots.close(Slot::new(SLOT).unwrap());
+            guard.slots.live().for_each(|slot| guard.slots.close(slot));
         }
     }
 }

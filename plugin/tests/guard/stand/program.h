@@ -31,8 +31,10 @@ struct day {
 	const char *name;
 	void (*run)(long);
 };
-extern const struct day interrupt_days[], arming_days[], hostile_days[], published_days[];
+extern const struct day interrupt_days[], arming_days[], hostile_days[], published_days[], settling_days[];
 
+/* From here on the other CPU's threads of this process wake and interrupt this one. */
+void begin_noise(void);
 /* Notes where the thread was told; `tell` prints it. */
 void on_signal(int sig, siginfo_t *info, void *context);
 void tell(void);

@@ -17,12 +17,13 @@ pub fn tiny() -> &'static str {
     BUILT.get_or_init(|| build(&["tests/guard/stand/tiny.c"], "tiny", &["-nostdlib", "-no-pie"]))
 }
 
-const ENTRIES: [&str; 5] = [
+const ENTRIES: [&str; 6] = [
     "tests/guard/stand/entries.c",
     "tests/guard/stand/interrupts.c",
     "tests/guard/stand/arming.c",
     "tests/guard/stand/hostile.c",
     "tests/guard/stand/published.c",
+    "tests/guard/stand/settling.c",
 ];
 
 fn build(sources: &[&str], name: &str, flags: &[&str]) -> String {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use quietcore::guard::abi::{qc_counts, qc_record};
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Stand, kinds, number};
 
@@ -23,13 +24,18 @@ pub struct Running {
     pub(super) child: Child,
     pub(super) stdout: BufReader<ChildStdout>,
     pub(super) output: String,
+    /// Of the watched process.
+    pub(super) pid: i32,
 }
 
 /// Of a test that fails: what spins on the core would be in the way of the next one.
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ended_before = self.child.kill();
-        self.child.wait().unwrap();
+        if self.child.try_wait().unwrap().is_none() {
+            self.signal(Signal::KILL);
+            self.child.kill().unwrap();
+            self.child.wait().unwrap();
+        }
     }
 }
 
@@ -70,7 +76,26 @@ impl Running {
     }
 
     pub fn pid(&self) -> i32 {
-        i32::try_from(self.child.id()).unwrap()
+        self.pid
+    }
+
+    /// To the watched process.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(self.pid).unwrap(), signal).unwrap();
+    }
+
+    /// The value of `key=` in what it printed so far.
+    #[track_caller]
+    pub fn told(&self, key: &str) -> u64 {
+        let mut words = self.output.split_whitespace();
+        number(words.find_map(|word| word.strip_prefix(key)?.strip_prefix('=')).unwrap())
+    }
+
+    /// Letter of its state: `T` is stopped.
+    pub fn state(&self) -> String {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap();
+        // The name before it may hold anything.
+        stat.rsplit(") ").next().unwrap()[..1].to_owned()
     }
 }
 
