@@ -72,10 +72,10 @@ struct {
 /* An interrupt that was sent so long ago has come by now, while the CPU was not granted. */
 #define STALE_NS 1000000000ULL
 
-/* Who woke a task that waits for a granted CPU. A few at once, told apart by their tid. */
-#define WOKEN_AT_ONCE 4
+/* Who woke a task on a granted CPU, or moved it there. A few at once, told apart by their tid. */
+#define QUEUED_AT_ONCE 4
 
-struct woken {
+struct queued {
 	unsigned int state; /* enum writing */
 	unsigned int tid;
 	struct qc_blame by;
@@ -83,10 +83,10 @@ struct woken {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, QC_MAX_CPUS *WOKEN_AT_ONCE);
+	__uint(max_entries, QC_MAX_CPUS *QUEUED_AT_ONCE);
 	__type(key, unsigned int);
-	__type(value, struct woken);
-} qc_woken SEC(".maps");
+	__type(value, struct queued);
+} qc_queued SEC(".maps");
 
 /*
  * The preemption counter would tell, but a variable can be found only in kernels with KALLSYMS_ALL. An interrupt
@@ -192,7 +192,6 @@ int qc_csd_queue_cpu(struct bpf_raw_tracepoint_args *ctx)
 	struct cpu_state *cpu;
 	struct sent *sent;
 
-	barrier_var(to);
 	if (!cpu_in(qc_cpus.granted, to))
 		return 0;
 	cpu = this_cpu();
@@ -213,7 +212,6 @@ int BPF_PROG(qc_ipi_send_cpu, unsigned int to, unsigned long callsite, void *cal
 {
 	struct cpu_state *cpu;
 
-	barrier_var(to);
 	if (!cpu_in(qc_cpus.granted, to))
 		return 0;
 	if (!callback)
@@ -253,34 +251,40 @@ int BPF_PROG(qc_ipi_send_cpumask, const struct cpumask *to, unsigned long callsi
 	return 0;
 }
 
+static __noinline int note_queued(unsigned int cpu, unsigned int tid, unsigned int context)
+{
+	unsigned int key = cpu * QUEUED_AT_ONCE + tid % QUEUED_AT_ONCE;
+	struct queued *queued = bpf_map_lookup_elem(&qc_queued, &key);
+
+	if (!queued || __sync_lock_test_and_set(&queued->state, BEING_WRITTEN) == BEING_WRITTEN)
+		return 0;
+	queued->tid = tid;
+	blame_current(&queued->by, context, 0);
+	__sync_lock_test_and_set(&queued->state, WRITTEN);
+	return 0;
+}
+
 /* Only with the Tracepoint detector: 3 % of every wakeup of the machine is more than Edge may cost. */
 SEC("tp_btf/sched_waking")
 int BPF_PROG(qc_waking, struct task_struct *task)
 {
-	unsigned int key, cpu = cpu_of(task), tid = task->pid;
-	struct woken *woken;
+	unsigned int cpu = cpu_of(task);
 
-	barrier_var(cpu);
 	if (!cpu_in(qc_cpus.granted, cpu))
 		return 0;
-	key = cpu * WOKEN_AT_ONCE + tid % WOKEN_AT_ONCE;
-	woken = bpf_map_lookup_elem(&qc_woken, &key);
-	if (!woken || __sync_lock_test_and_set(&woken->state, BEING_WRITTEN) == BEING_WRITTEN)
-		return 0;
-	woken->tid = tid;
-	blame_current(&woken->by, context_of(ctx), 0);
-	__sync_lock_test_and_set(&woken->state, WRITTEN);
-	return 0;
+	return note_queued(cpu, task->pid, context_of(ctx));
 }
 
-/* NULL: nobody that was seen. */
-static __always_inline struct qc_blame *waker_of(struct task_struct *task)
+/* NULL: nobody that was seen. Told once: who is preempted and comes back was queued by nobody. */
+static __always_inline struct qc_blame *queuer_of(struct task_struct *task)
 {
 	unsigned int tid = BPF_CORE_READ(task, pid);
-	unsigned int key = bpf_get_smp_processor_id() * WOKEN_AT_ONCE + tid % WOKEN_AT_ONCE;
-	struct woken *woken = bpf_map_lookup_elem(&qc_woken, &key);
+	unsigned int key = bpf_get_smp_processor_id() * QUEUED_AT_ONCE + tid % QUEUED_AT_ONCE;
+	struct queued *queued = bpf_map_lookup_elem(&qc_queued, &key);
 
-	return woken && woken->state == WRITTEN && woken->tid == tid ? &woken->by : 0;
+	if (!queued || queued->tid != tid || __sync_val_compare_and_swap(&queued->state, WRITTEN, FREE) != WRITTEN)
+		return 0;
+	return &queued->by;
 }
 
 /*

@@ -142,7 +142,7 @@ static __noinline int came_on(struct qc_thread *thread, struct task_struct *next
 	struct happening what = {.kind = QC_KIND_CAME_ON,
 				 .class = QC_INTERRUPT,
 				 .action = QC_REPORT,
-				 .blame = waker_of(next),
+				 .blame = queuer_of(next),
 				 .came = next,
 				 .came_flags = came_flags};
 	struct cpu_state *cpu = this_cpu();
@@ -177,7 +177,7 @@ int BPF_PROG(qc_sched_switch, bool preempt, struct task_struct *prev, struct tas
 		return came_on(thread, next, came_flags);
 	what.came = next;
 	what.came_flags = came_flags;
-	what.blame = waker_of(next);
+	what.blame = queuer_of(next);
 	return entered(thread, &what, 0);
 }
 

@@ -10,7 +10,7 @@ const ROOT_CGROUP: u64 = 1;
 /// What is known besides the thread itself. Empty for what the thread did itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Blame {
-    /// Who sent the interrupt, or woke the task that came on.
+    /// Who sent the interrupt, or queued the task that came on.
     pub sender: Option<Sender>,
     pub came: Option<CameOn>,
     /// Of a tick on a core in nohz_full.

@@ -19,6 +19,7 @@ mod signals;
 mod arming;
 mod leaving;
 mod agent;
+mod blame;
 #[cfg(feature = "lab")]
 mod lab;
 

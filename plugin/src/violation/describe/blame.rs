@@ -49,14 +49,17 @@ pub(super) fn came_words(came: &CameOn, scene: &Scene) -> String {
 }
 
 /// Of the thread whose core was taken.
-pub(super) fn taken_words(came: &CameOn, waker: Option<&Sender>, thread: &Thread, scene: &Scene) -> String {
+pub(super) fn taken_words(came: &CameOn, queuer: Option<&Sender>, thread: &Thread, scene: &Scene) -> String {
     let came_task = &came.task;
-    let woken = match waker {
-        Some(waker) if waker.task.tid == came_task.tid => String::new(),
-        Some(waker) => format!(", woken by {}", agent_words(waker, scene)),
+    let queued = match queuer {
+        Some(queuer) if queuer.task.tid == came_task.tid => String::new(),
+        // Nobody can be woken by a thread in user mode.
+        Some(queuer) if queuer.task.tid == thread.host_tid => ", queued by the interrupt itself".into(),
+        Some(queuer) => format!(", queued by {}", agent_words(queuer, scene)),
         None => String::new(),
     };
-    format!("core taken from {} by {}{woken}", super::who(thread, &scene.place), came_words(came, scene))
+    let (place, whom) = (&scene.place, super::who(thread, &scene.place));
+    format!("core taken at {place} from {whom} by {}{queued}", came_words(came, scene))
 }
 
 fn task_words(task: &Task, relation: Relation, cpu: Option<u32>, scene: &Scene) -> String {

@@ -196,48 +196,58 @@ fn a_tick_says_why_there_is_one() {
 }
 
 #[test]
-fn who_took_the_core_is_named_with_who_woke_it() {
+fn who_took_the_core_is_named_with_who_queued_it() {
     let came =
         |came, came_flags, blame| abi::qc_record { came, came_flags, blame, ..record(abi::QC_KIND_CAME_ON) };
     let nobody = abi::qc_blame::default();
-    let waker = by(task("sh", 800, 800, 1), 0);
+    let queuer = by(task("sh", 800, 800, 1), 0);
     check(
-        came(task("hog", 900, 900, 1), 0, waker),
-        expect!["core taken from (l2fwd, tid 31, cpu 5) by hog (pid 900), woken by sh (pid 800, cpu 2)"],
+        came(task("hog", 900, 900, 1), 0, queuer),
+        expect![
+            "core taken at fwd_loop+0x1c from (l2fwd, tid 31, cpu 5) by hog (pid 900), queued by sh (pid 800, cpu 2)"
+        ],
     );
     check(
         came(task("hog", 900, 900, 9), 0, nobody),
         expect![
-            "core taken from (l2fwd, tid 31, cpu 5) by hog (pid 900, pod 2f1c6a6e-74f0-4b6f-a0c5-8c2b5f0c9d11)"
+            "core taken at fwd_loop+0x1c from (l2fwd, tid 31, cpu 5) by hog (pid 900, pod 2f1c6a6e-74f0-4b6f-a0c5-8c2b5f0c9d11)"
         ],
     );
     check(
         came(task("helper", 4711, 4712, 7), abi::QC_CAME_WATCHED, nobody),
         expect![
-            "core taken from (l2fwd, tid 31, cpu 5) by thread helper (host tid 4712) of the same process"
+            "core taken at fwd_loop+0x1c from (l2fwd, tid 31, cpu 5) by thread helper (host tid 4712) of the same process"
         ],
     );
     check(
         came(task("worker", 900, 900, 7), abi::QC_CAME_WATCHED, nobody),
-        expect!["core taken from (l2fwd, tid 31, cpu 5) by worker (pid 900), a process of the same program"],
+        expect![
+            "core taken at fwd_loop+0x1c from (l2fwd, tid 31, cpu 5) by worker (pid 900), a process of the same program"
+        ],
     );
     check(
         came(task("cat", 900, 900, 7), 0, nobody),
         expect![
-            "core taken from (l2fwd, tid 31, cpu 5) by process 900 cat, started in this container by exec or a probe"
+            "core taken at fwd_loop+0x1c from (l2fwd, tid 31, cpu 5) by process 900 cat, started in this container by exec or a probe"
         ],
     );
-    let worker = came(task("kworker/5:1", 44, 44, 1), abi::QC_CAME_KTHREAD, waker);
+    check(
+        came(task("ksoftirqd/5", 40, 40, 1), abi::QC_CAME_KTHREAD, by(task("l2fwd", 4711, 4711, 7), 0)),
+        expect![
+            "core taken at fwd_loop+0x1c from (l2fwd, tid 31, cpu 5) by kernel thread ksoftirqd/5 (pid 40), queued by the interrupt itself"
+        ],
+    );
+    let worker = came(task("kworker/5:1", 44, 44, 1), abi::QC_CAME_KTHREAD, queuer);
     check(
         abi::qc_record { came_to: VMSTAT, ..worker },
         expect![
-            "core taken from (l2fwd, tid 31, cpu 5) by kernel thread kworker/5:1 (pid 44), to run vmstat_update, woken by sh (pid 800, cpu 2)"
+            "core taken at fwd_loop+0x1c from (l2fwd, tid 31, cpu 5) by kernel thread kworker/5:1 (pid 44), to run vmstat_update, queued by sh (pid 800, cpu 2)"
         ],
     );
     check(
         worker,
         expect![
-            "core taken from (l2fwd, tid 31, cpu 5) by kernel thread kworker/5:1 (pid 44), woken by sh (pid 800, cpu 2)"
+            "core taken at fwd_loop+0x1c from (l2fwd, tid 31, cpu 5) by kernel thread kworker/5:1 (pid 44), queued by sh (pid 800, cpu 2)"
         ],
     );
 }

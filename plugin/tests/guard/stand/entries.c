@@ -179,10 +179,10 @@ static const struct day own_days[] = {
 
 int main(int argc, char **argv)
 {
-	const struct day *tables[] = {own_days, interrupt_days, arming_days};
+	const struct day *tables[] = {own_days, interrupt_days, arming_days, blame_days};
 
 	memset(told, 0, sizeof(told)); /* present before anything is armed */
-	for (int i = 0; argc > 2 && i < 3; i++)
+	for (int i = 0; argc > 2 && i < 4; i++)
 		for (const struct day *day = tables[i]; day->name; day++)
 			if (!strcmp(argv[1], day->name)) {
 				day->run(atol(argv[2]));

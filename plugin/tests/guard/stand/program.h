@@ -31,7 +31,7 @@ struct day {
 	const char *name;
 	void (*run)(long);
 };
-extern const struct day interrupt_days[], arming_days[];
+extern const struct day interrupt_days[], arming_days[], blame_days[];
 
 /* Notes where the thread was told; `tell` prints it. */
 void on_signal(int sig, siginfo_t *info, void *context);
