@@ -5,38 +5,12 @@
 #ifndef QUIETCORE_EMIT_BPF_H
 #define QUIETCORE_EMIT_BPF_H
 
-#include "thread.bpf.h"
+#include "blame.bpf.h"
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 20);
+	__uint(max_entries, 1 << 21);
 } qc_records SEC(".maps");
-
-/* Of one CPU; only programs on that CPU touch it. */
-struct cpu_state {
-	/*
-	 * A signal sent with interrupts off is queued as irq_work, whose IPI to this CPU can fire right
-	 * after the return to user mode. That entry is ours: this mark hides it.
-	 */
-	unsigned int own_ipi;
-	unsigned int reserved;
-	unsigned long long first_nmi_handler;
-	unsigned long long last_nmi_ns;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, unsigned int);
-	__type(value, struct cpu_state);
-} qc_cpu_state SEC(".maps");
-
-static __always_inline struct cpu_state *this_cpu(void)
-{
-	unsigned int key = 0;
-
-	return bpf_map_lookup_elem(&qc_cpu_state, &key);
-}
 
 /* si_value of our signals; the class is added. */
 #define SIGNAL_VALUE 0xd0000000ULL
@@ -56,6 +30,9 @@ struct happening {
 	unsigned long long detail;
 	unsigned long long code;
 	const char *who;
+	const struct qc_blame *blame;
+	struct task_struct *came;
+	unsigned int came_flags;
 };
 
 static __always_inline void fill_pids(struct qc_record *record, struct task_struct *task)
@@ -101,7 +78,6 @@ static __always_inline struct qc_record *new_record(unsigned int slot, unsigned 
 		record->generation = generation;
 		record->at_ns = bpf_ktime_get_ns();
 		record->cpu = bpf_get_smp_processor_id();
-		record->reserved = 0;
 		return record;
 	}
 	counts = bpf_map_lookup_elem(&qc_counts_map, &slot);
@@ -114,6 +90,38 @@ static __always_inline struct qc_record *new_record(unsigned int slot, unsigned 
 static __always_inline void submit(struct qc_record *record)
 {
 	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+}
+
+/* The user stack is the current task's: of another there is none to be had. */
+static __always_inline void fill_frames(struct qc_record *record, struct task_struct *task)
+{
+	long size;
+
+	record->n_frames = 0;
+	if (task != bpf_get_current_task_btf())
+		return;
+	/* The first is the ip. */
+	size = bpf_get_task_stack(task, record->frames, sizeof(record->frames), BPF_F_USER_STACK | 1);
+	if (size > 0)
+		record->n_frames = size / sizeof(record->frames[0]);
+}
+
+static __always_inline void fill_cause(struct qc_record *record, const struct happening *what)
+{
+	struct task_struct *came = what->came;
+	struct cpu_state *cpu = this_cpu();
+
+	if (what->blame)
+		record->blame = *what->blame;
+	if (what->kind == QC_KIND_TICK && cpu)
+		record->tick_dependency = cpu->tick_dependency;
+	if (!came)
+		return;
+	fill_task(&record->came, came);
+	record->came_to = function_of_worker(came);
+	record->came_flags = what->came_flags;
+	if (BPF_CORE_READ(came, flags) & PF_KTHREAD)
+		record->came_flags |= QC_CAME_KTHREAD;
 }
 
 static __noinline int emit(struct qc_thread *thread, struct happening *what, struct task_struct *task)
@@ -136,9 +144,13 @@ static __noinline int emit(struct qc_thread *thread, struct happening *what, str
 	record->action = what->action;
 	record->signal = what->signal;
 	bpf_probe_read_kernel(record->comm, sizeof(record->comm), task->comm);
-	__builtin_memset(record->who, 0, sizeof(record->who));
+	__builtin_memset((char *)record + offsetof(struct qc_record, who), 0,
+			 sizeof(*record) - offsetof(struct qc_record, who));
+	record->cgroup = cgroup_of(task);
 	if (what->who)
 		bpf_probe_read_kernel_str(record->who, sizeof(record->who), what->who);
+	fill_cause(record, what);
+	fill_frames(record, task);
 	submit(record);
 	return 0;
 }

@@ -141,6 +141,8 @@ static __noinline int judge(struct qc_thread *thread, const struct qc_grant *gra
 	} else {
 		what->signal = 0;
 	}
+	if (class == QC_INTERRUPT && what->kind != QC_KIND_SWITCH)
+		thread->told = what->blame ? QC_TOLD_SENDER : QC_TOLD;
 	return emit(thread, what, bpf_get_current_task_btf());
 }
 
@@ -176,6 +178,7 @@ static __noinline int entered(struct qc_thread *thread, struct happening *what, 
 	if (!grant || !counts)
 		return 0;
 	__sync_fetch_and_add(&counts->entries[what->class & 3], 1);
+	thread->told = QC_UNTOLD;
 	remember_place(thread, regs->ip, regs->sp);
 	thread->frozen = 0;
 	retry_unsent(thread, counts, what->irqs_off);

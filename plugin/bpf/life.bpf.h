@@ -93,11 +93,13 @@ int BPF_PROG(qc_exit, struct task_struct *task)
 
 /* Before a thread goes to another CPU; it does not run now. */
 SEC("tp_btf/sched_migrate_task")
-int BPF_PROG(qc_migrate, struct task_struct *task, int to)
+int BPF_PROG(qc_migrate, struct task_struct *task, unsigned int to)
 {
 	struct qc_thread *thread = bpf_task_storage_get(&qc_threads, task, 0, 0);
 	const struct qc_grant *grant;
 
+	if (cpu_in(qc_cpus.granted, to))
+		note_queued(to, task->pid, context_of(ctx));
 	if (!thread)
 		return 0;
 	if (cpu_in(qc_cpus.granted, to) && !cpu_in(qc_cpus.granted, cpu_of(task))) {

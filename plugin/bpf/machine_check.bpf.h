@@ -65,7 +65,9 @@ int BPF_PROG(qc_mce_record, struct mce *error)
 	__builtin_memset(record->pids, 0, sizeof(record->pids));
 	__builtin_memset(record->tgids, 0, sizeof(record->tgids));
 	__builtin_memset(record->comm, 0, sizeof(record->comm));
-	__builtin_memset(record->who, 0, sizeof(record->who));
+	__builtin_memset((char *)record + offsetof(struct qc_record, who), 0,
+			 sizeof(*record) - offsetof(struct qc_record, who));
+	record->n_frames = 0;
 	record->ip = BPF_CORE_READ(error, ip);
 	record->detail = BPF_CORE_READ(error, bank);
 	record->code = BPF_CORE_READ(error, status);

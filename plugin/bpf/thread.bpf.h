@@ -56,6 +56,8 @@ struct qc_cpus qc_cpus SEC(".data.cpus");
 
 static __always_inline int cpu_in(const unsigned long long *mask, unsigned int cpu)
 {
+	/* Else the compiler may test a copy of it: the verifier then knows no bound of the other. */
+	barrier_var(cpu);
 	return cpu < QC_MAX_CPUS && (mask[cpu / 64] >> (cpu % 64) & 1);
 }
 

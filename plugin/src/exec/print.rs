@@ -17,10 +17,11 @@ use crate::{
     violation::{
         describe::describe,
         happening::{Answer, Entry, Happening, Story},
+        json::BlameFields,
+        scene::Scene,
         symbolize::{
             Symbolizer,
             parent::{Children, DEADLINE},
-            place::Place,
         },
     },
 };
@@ -52,6 +53,10 @@ struct Line<'a> {
     #[serde(flatten)]
     entry: Option<EntryFields>,
     place: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    callers: Vec<String>,
+    #[serde(flatten)]
+    blame: BlameFields<'a>,
     comm: &'a str,
     tid: u32,
     host_tid: u32,
@@ -83,26 +88,28 @@ impl Printer {
                     self.symbolizer.remember(&Arc::from(WHOSE), pid, &happening.thread)
                 }
                 (Story::Armed | Story::Disarmed, _) => {}
-                (Story::Entry(_) | Story::ArmRefused(_) | Story::LeftCore, _) => self.tell(&happening, pid),
+                (Story::Entry(_) | Story::ArmRefused(_) | Story::LeftCore | Story::CameOn, _) => {
+                    self.tell(&happening, pid);
+                }
             }
         }
     }
 
     fn tell(&mut self, happening: &Happening, pid: Option<i32>) {
-        let place = self.symbolizer.place(WHOSE, pid, &happening.thread, happening.ip);
-        let note = describe(happening, &place, &syscalls::name);
+        let scene = self.symbolizer.scene(WHOSE, pid, happening);
+        let note = describe(happening, &scene, &syscalls::name);
         let seconds = happening.at.saturating_sub(self.start).as_secs_f64();
         match self.format {
             Format::Text => {
                 let (on, off) = if self.colours { (colour(&happening.story), "\x1b[0m") } else { ("", "") };
                 say(&format!("{on}+{seconds:.6}s{off} {note}"));
             }
-            Format::Json => say_json(&line(happening, seconds, &place, &note)),
+            Format::Json => say_json(&line(happening, seconds, &scene, &note)),
         }
     }
 }
 
-fn line<'a>(happening: &'a Happening, seconds: f64, place: &Place, note: &'a str) -> Line<'a> {
+fn line<'a>(happening: &'a Happening, seconds: f64, scene: &'a Scene, note: &'a str) -> Line<'a> {
     let thread = &happening.thread;
     let (r#type, entry) = match &happening.story {
         Story::Entry(Entry { class, cause, disarmed, .. }) => {
@@ -111,6 +118,7 @@ fn line<'a>(happening: &'a Happening, seconds: f64, place: &Place, note: &'a str
         }
         Story::ArmRefused(_) => ("armRefused", None),
         Story::LeftCore => ("leftCore", None),
+        Story::CameOn => ("cameOn", None),
         Story::Armed => ("armed", None),
         Story::Disarmed => ("disarmed", None),
     };
@@ -118,7 +126,9 @@ fn line<'a>(happening: &'a Happening, seconds: f64, place: &Place, note: &'a str
         r#type,
         seconds,
         entry,
-        place: place.to_string(),
+        place: scene.place.to_string(),
+        callers: scene.callers.iter().map(ToString::to_string).collect(),
+        blame: BlameFields::of(&happening.blame, scene),
         comm: &thread.comm,
         tid: thread.tid,
         host_tid: thread.host_tid,

@@ -93,6 +93,8 @@ impl Tally {
                 self.stretch_ends(happening);
             }
             Story::ArmRefused(_) => self.seen.refused += 1,
+            // Part of the entry before.
+            Story::CameOn => {}
             Story::Entry(entry) => {
                 self.seen.violations += u64::from(reported);
                 self.count(entry.class, &entry.cause);

@@ -1,5 +1,8 @@
 use super::*;
-use crate::violation::happening::{Answer, Entry, Refused, Thread};
+use crate::violation::{
+    blame::Blame,
+    happening::{Answer, Entry, Refused, Thread},
+};
 
 const MAIN: u32 = 7;
 
@@ -12,7 +15,14 @@ fn happening(tid: u32, at_us: u64, story: Story) -> Happening {
         started: Duration::from_secs(1),
         cpu: 1,
     };
-    Happening { at: Duration::from_micros(at_us), ip: 0x40_0000, thread, story }
+    Happening {
+        at: Duration::from_micros(at_us),
+        ip: 0x40_0000,
+        callers: Vec::new(),
+        thread,
+        story,
+        blame: Blame::default(),
+    }
 }
 
 fn entry(cause: Cause, disarmed: bool) -> Story {

@@ -13,9 +13,10 @@ pub enum Detector {
     Tracepoint,
 }
 
-const TRACEPOINT: &str = "tp_btf/";
-const ONLY_EDGE: [&str; 2] = ["qc_user_exit", "qc_user_enter"];
-const ONLY_TRACEPOINT: [&str; 3] = ["qc_sys_enter", "qc_sys_exit", "qc_sched_switch"];
+/// What a program's section begins with; then comes its tracepoint's name.
+const TRACEPOINTS: [&str; 2] = ["tp_btf/", "raw_tp/"];
+const ONLY_EDGE: [&str; 3] = ["qc_user_exit", "qc_user_enter", "qc_tick_stop"];
+const ONLY_TRACEPOINT: [&str; 3] = ["qc_sys_enter", "qc_sys_exit", "qc_waking"];
 pub(super) const PRCTL: &str = "qc_task_prctl";
 
 impl Detector {
@@ -59,7 +60,8 @@ impl Variant {
         if program == PRCTL {
             return self.provider == Provider::Lsm;
         }
-        let exists = section.strip_prefix(TRACEPOINT).is_some_and(|name| kernel.has_tracepoint(name));
+        let name = TRACEPOINTS.iter().find_map(|prefix| section.strip_prefix(prefix));
+        let exists = name.is_some_and(|name| kernel.has_tracepoint(name));
         exists && self.detector.has(program)
     }
 

@@ -17,6 +17,7 @@ use crate::{
         describe::describe,
         happening::{Answer, Entry, Happening, Story, Thread},
         key::Key,
+        scene::Scene,
         symbolize::{
             Symbolizer,
             place::{NoModule, Place},
@@ -59,8 +60,8 @@ pub(super) async fn run(
     while let Some(work) = to_do.recv().await {
         match work {
             Work::Violation { key, info, happening, pid, at, untold } => {
-                let place = place(&symbolizer, &info, &happening, pid).await;
-                let note = describe(&happening, &place, &syscall_name);
+                let scene = scene(&symbolizer, &info, &happening, pid).await;
+                let note = describe(&happening, &scene, &syscall_name);
                 let (reason, action) = reason_and_action(&happening.story);
                 let subject = Subject::Container(info);
                 let draft = Draft { subject, reason, action, note: with_untold(note, untold), at };
@@ -92,15 +93,15 @@ fn tell(shared: &Shared, key: &Key, draft: Draft, happening: Option<&Happening>)
     shared.work.notify_one();
 }
 
-async fn place(
+async fn scene(
     symbolizer: &Arc<Mutex<Symbolizer>>,
     info: &Arc<ContainerInfo>,
     happening: &Happening,
     pid: Option<i32>,
-) -> Place {
-    let (info, thread, ip) = (Arc::clone(info), happening.thread.clone(), happening.ip);
-    let place = blocking(symbolizer, move |s| s.place(&info.container_id, pid, &thread, ip)).await;
-    place.unwrap_or(Place::Address { ip, why: NoModule::NotReadable })
+) -> Scene {
+    let (info, looked_at) = (Arc::clone(info), happening.clone());
+    let scene = blocking(symbolizer, move |s| s.scene(&info.container_id, pid, &looked_at)).await;
+    scene.unwrap_or_else(|| Scene::at(Place::Address { ip: happening.ip, why: NoModule::NotReadable }))
 }
 
 /// `None`: it panicked, which ends the agent where panics abort.
@@ -119,6 +120,7 @@ fn with_untold(note: String, untold: u64) -> String {
 fn reason_and_action(story: &Story) -> (Reason, &'static str) {
     match story {
         Story::Entry(Entry { answer, .. }) => (Reason::KernelEntry, answer_action(*answer)),
+        Story::CameOn => (Reason::KernelEntry, "Report"),
         Story::ArmRefused(_) => (Reason::ArmRefused, Reason::ArmRefused.action()),
         Story::LeftCore | Story::Armed | Story::Disarmed => (Reason::LeftCore, Reason::LeftCore.action()),
     }

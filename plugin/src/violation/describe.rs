@@ -8,12 +8,15 @@ use std::fmt::Write as _;
 use crate::{
     guard::abi::QC_SEATS,
     violation::{
+        blame::Blame,
         happening::{Answer, Cause, Entry, Happening, Refused, Story, SyscallAbi, Thread},
+        scene::Scene,
         symbolize::place::Place,
         text::{fit_note, printable},
     },
 };
 
+mod blame;
 mod page_fault;
 mod syscall;
 #[cfg(test)]
@@ -23,10 +26,14 @@ mod tests;
 const COMM_MAX: usize = 16;
 
 /// `names` gives the name of an x86-64 system call.
-pub fn describe(happening: &Happening, place: &Place, names: &dyn Fn(u64) -> Option<&'static str>) -> String {
-    let thread = &happening.thread;
+pub fn describe(happening: &Happening, scene: &Scene, names: &dyn Fn(u64) -> Option<&'static str>) -> String {
+    let (thread, place, blame) = (&happening.thread, &scene.place, &happening.blame);
     fit_note(match &happening.story {
-        Story::Entry(entry) => entry_note(entry, thread, place, names),
+        Story::Entry(entry) => entry_note(entry, thread, blame, scene, names),
+        Story::CameOn => match &blame.came {
+            Some(came) => blame::taken_words(came, blame.sender.as_ref(), thread, scene),
+            None => format!("core taken at {place} from {}", who(thread, place)),
+        },
         Story::Armed => format!("armed {}", who(thread, place)),
         Story::Disarmed => format!("disarmed by the program: {}", who(thread, place)),
         Story::ArmRefused(refused) => refused_note(*refused, thread, place),
@@ -41,9 +48,11 @@ pub fn describe(happening: &Happening, place: &Place, names: &dyn Fn(u64) -> Opt
 fn entry_note(
     entry: &Entry,
     thread: &Thread,
-    place: &Place,
+    blame: &Blame,
+    scene: &Scene,
     names: &dyn Fn(u64) -> Option<&'static str>,
 ) -> String {
+    let place = &scene.place;
     let name = match &entry.cause {
         // The number of an x32 call carries the bit that says so (__X32_SYSCALL_BIT).
         Cause::Syscall { number, abi: SyscallAbi::X64 | SyscallAbi::X32, .. } => names(number & !(1 << 30)),
@@ -52,7 +61,7 @@ fn entry_note(
     let mut note = format!(
         "{} {} at {place} {}: {}",
         entry.class.name(),
-        cause_words(&entry.cause, name),
+        full_cause_words(entry, name, thread, blame, scene),
         who(thread, place),
         answer_words(entry.answer, thread),
     );
@@ -70,7 +79,29 @@ fn entry_note(
             let _ = write!(note, " {arg:#x}");
         }
     }
+    for (n, caller) in scene.callers.iter().enumerate() {
+        let _ = write!(note, "{} {caller}", if n == 0 { "; called by" } else { " <-" });
+    }
     note
+}
+
+/// The cause, and who is behind it.
+fn full_cause_words(
+    entry: &Entry,
+    name: Option<&str>,
+    thread: &Thread,
+    blame: &Blame,
+    scene: &Scene,
+) -> String {
+    let mut words = match (&entry.cause, &blame.came) {
+        (Cause::Tick, _) => blame::tick_words(blame.tick, thread.cpu, scene.ticks),
+        (Cause::Switch { .. }, Some(came)) => format!("switched out by {}", blame::came_words(came, scene)),
+        (cause, _) => cause_words(cause, name),
+    };
+    if let Some(sender) = &blame.sender {
+        words.push_str(&blame::sender_words(sender, scene));
+    }
+    words
 }
 
 fn who(thread: &Thread, place: &Place) -> String {

@@ -1,10 +1,14 @@
 //! Step 8: what a guard's record tells, in types that cannot be misread.
 //!
-//! The one place that looks into a raw `qc_record`. Pure.
+//! With blame.rs the only place that looks into a raw `qc_record`. Pure.
 
 use std::time::Duration;
 
-use crate::{guard::abi, policy::effective::Class, violation::text};
+use crate::{
+    guard::abi,
+    policy::effective::Class,
+    violation::{blame::Blame, text},
+};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Happening {
@@ -12,8 +16,11 @@ pub struct Happening {
     pub at: Duration,
     /// The user's instruction pointer.
     pub ip: u64,
+    /// Its callers' return addresses, the nearest first: as far as frame pointers lead.
+    pub callers: Vec<u64>,
     pub thread: Thread,
     pub story: Story,
+    pub blame: Blame,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +44,8 @@ pub enum Story {
     Disarmed,
     ArmRefused(Refused),
     LeftCore,
+    /// The interrupt told before had the thread switched out: `blame.came` took its core.
+    CameOn,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -140,6 +149,7 @@ impl TryFrom<&abi::qc_record> for Happening {
             abi::QC_KIND_DISARMED => Story::Disarmed,
             abi::QC_KIND_ARM_REFUSED => Story::ArmRefused(refused(record)?),
             abi::QC_KIND_LEFT_CORE => Story::LeftCore,
+            abi::QC_KIND_CAME_ON => Story::CameOn,
             _ => Story::Entry(Entry {
                 class: class(record)?,
                 cause: cause(record)?,
@@ -147,7 +157,15 @@ impl TryFrom<&abi::qc_record> for Happening {
                 disarmed: has(record, abi::QC_F_DISARMED),
             }),
         };
-        Ok(Happening { at: Duration::from_nanos(record.at_ns), ip: record.ip, thread: thread(record), story })
+        let n_callers = usize::try_from(record.n_frames).unwrap_or_default().min(record.frames.len());
+        Ok(Happening {
+            at: Duration::from_nanos(record.at_ns),
+            ip: record.ip,
+            callers: record.frames[..n_callers].to_vec(),
+            thread: thread(record),
+            story,
+            blame: Blame::of(record),
+        })
     }
 }
 
@@ -206,7 +224,9 @@ fn cause(record: &abi::qc_record) -> Result<Cause, UnknownRecord> {
         abi::QC_KIND_CALL_FUNCTION => Cause::CallFunction,
         abi::QC_KIND_IRQ_WORK => Cause::IrqWork,
         abi::QC_KIND_DEVICE_IRQ => Cause::DeviceIrq { irq: record.detail, name: text::from_c(&record.who) },
-        abi::QC_KIND_SWITCH => Cause::Switch { comm: text::from_c(&record.who), tid: record.code },
+        abi::QC_KIND_SWITCH => {
+            Cause::Switch { comm: text::from_c(&record.came.comm), tid: u64::from(record.came.tid) }
+        }
         abi::QC_KIND_VECTOR => Cause::Vector(record.detail),
         abi::QC_KIND_TRAP => Cause::Trap { signal: record.detail },
         abi::QC_KIND_NMI => Cause::Nmi,

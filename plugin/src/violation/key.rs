@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use crate::{
     policy::effective::Class,
-    violation::happening::{Cause, Happening, Refused, Story, SyscallAbi},
+    violation::{
+        blame::Blame,
+        happening::{Cause, Happening, Refused, Story, SyscallAbi},
+    },
 };
 
 /// Equal keys are "the same thing again".
@@ -50,32 +53,42 @@ pub enum What {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum InterruptKind {
     Tick,
+    Ipi { kind: Ipi, by: Option<Arc<str>>, function: Option<u64> },
+    Device(u64),
+    SwitchTo(Arc<str>),
+    CameOn(Arc<str>),
+    Vector(u64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ipi {
     Reschedule,
     CallFunction,
     IrqWork,
-    Device(u64),
-    SwitchTo(Arc<str>),
-    Vector(u64),
 }
 
 impl What {
     /// `None`: nothing to tell anybody.
     pub fn of(happening: &Happening) -> Option<What> {
         let ip = happening.ip;
+        let interrupt = |kind| What::Interrupt { kind };
         let entry = match &happening.story {
             Story::Armed | Story::Disarmed => return None,
             Story::ArmRefused(refused) => return Some(What::ArmRefused(*refused)),
             Story::LeftCore => return Some(What::LeftCore),
+            Story::CameOn => {
+                let came = happening.blame.came.as_ref()?;
+                return Some(interrupt(InterruptKind::CameOn(came.task.comm.as_str().into())));
+            }
             Story::Entry(entry) => entry,
         };
-        let interrupt = |kind| What::Interrupt { kind };
         Some(match &entry.cause {
             Cause::Syscall { number, abi, .. } => What::Syscall { number: *number, abi: *abi, ip },
             Cause::PageFault { .. } | Cause::Trap { .. } => What::Exception { ip },
             Cause::Tick => interrupt(InterruptKind::Tick),
-            Cause::Reschedule => interrupt(InterruptKind::Reschedule),
-            Cause::CallFunction => interrupt(InterruptKind::CallFunction),
-            Cause::IrqWork => interrupt(InterruptKind::IrqWork),
+            Cause::Reschedule => interrupt(ipi(Ipi::Reschedule, &happening.blame)),
+            Cause::CallFunction => interrupt(ipi(Ipi::CallFunction, &happening.blame)),
+            Cause::IrqWork => interrupt(ipi(Ipi::IrqWork, &happening.blame)),
             Cause::DeviceIrq { irq, .. } => interrupt(InterruptKind::Device(*irq)),
             Cause::Switch { comm, .. } => interrupt(InterruptKind::SwitchTo(comm.as_str().into())),
             Cause::Vector(vector) => interrupt(InterruptKind::Vector(*vector)),
@@ -95,6 +108,16 @@ impl What {
             What::LeftCore => Topic::LeftCore,
             What::Told { reason, .. } => Topic::Told(reason),
         }
+    }
+}
+
+/// Whoever sends another one, or for another purpose, does another thing.
+fn ipi(kind: Ipi, blame: &Blame) -> InterruptKind {
+    let sender = blame.sender.as_ref();
+    InterruptKind::Ipi {
+        kind,
+        by: sender.map(|sender| sender.task.comm.as_str().into()),
+        function: sender.and_then(|sender| sender.function),
     }
 }
 

@@ -6,9 +6,14 @@
 //!
 //! Everything here but `symbolize` is pure: no IO, no clock.
 
+pub mod blame;
+pub mod cgroups;
 pub mod describe;
 pub mod happening;
+pub mod json;
+pub mod kernel_symbols;
 pub mod key;
 pub mod limit;
+pub mod scene;
 pub mod symbolize;
 pub mod text;

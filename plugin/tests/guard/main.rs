@@ -25,6 +25,7 @@ mod expiry;
 mod budget;
 mod freeze;
 mod agent;
+mod blame;
 #[cfg(feature = "lab")]
 mod lab;
 #[cfg(feature = "lab")]

@@ -2,7 +2,7 @@ use expect_test::{Expect, expect};
 
 use crate::{
     guard::abi,
-    violation::{describe::describe, happening::Happening, symbolize::place::Place},
+    violation::{describe::describe, happening::Happening, scene::Scene, symbolize::place::Place},
 };
 
 fn names(number: u64) -> Option<&'static str> {
@@ -14,8 +14,8 @@ fn names(number: u64) -> Option<&'static str> {
     }
 }
 
-fn in_fwd_loop() -> Place {
-    Place::Function { name: "fwd_loop".into(), offset: 0x1c, source: None }
+fn in_fwd_loop() -> Scene {
+    Scene::at(Place::Function { name: "fwd_loop".into(), offset: 0x1c, source: None })
 }
 
 fn c_string(text: &str) -> [std::ffi::c_char; 16] {
@@ -117,8 +117,8 @@ fn a_call_of_another_table_does_not_borrow_a_name() {
 fn debug_information_adds_file_and_line() {
     let place = Place::Function { name: "fwd_loop".into(), offset: 0, source: Some("l2fwd.c:31".into()) };
     let happening = Happening::try_from(&record(abi::QC_KIND_TICK, abi::QC_INTERRUPT, 0)).unwrap();
-    expect!["interrupt local timer tick at fwd_loop+0x0 (l2fwd, tid 31, cpu 5, l2fwd.c:31): reported"]
-        .assert_eq(&describe(&happening, &place, &names));
+    expect!["interrupt local timer tick (this kernel ticks on every CPU: CONFIG_NO_HZ_FULL is not set) at fwd_loop+0x0 (l2fwd, tid 31, cpu 5, l2fwd.c:31): reported"]
+        .assert_eq(&describe(&happening, &Scene::at(place), &names));
 }
 
 #[test]
@@ -134,40 +134,47 @@ fn a_denied_call_says_so() {
 #[test]
 fn what_became_of_the_signal_is_always_said() {
     let tick = |flags| record(abi::QC_KIND_TICK, abi::QC_INTERRUPT, flags);
-    check(tick(0), expect!["interrupt local timer tick at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): reported"]);
+    check(
+        tick(0),
+        expect![
+            "interrupt local timer tick (this kernel ticks on every CPU: CONFIG_NO_HZ_FULL is not set) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): reported"
+        ],
+    );
     check(
         tick(abi::QC_F_AUDIT | abi::QC_F_DISARMED),
         expect![
-            "interrupt local timer tick at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): Audit: SIGUSR1 not sent; disarmed until the program arms again"
+            "interrupt local timer tick (this kernel ticks on every CPU: CONFIG_NO_HZ_FULL is not set) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): Audit: SIGUSR1 not sent; disarmed until the program arms again"
         ],
     );
     check(
         tick(abi::QC_F_SIGNALLED | abi::QC_F_ESCALATED | abi::QC_F_DISARMED),
         expect![
-            "interrupt local timer tick at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGKILL sent instead of SIGUSR1 (init of a PID namespace ignores it)"
+            "interrupt local timer tick (this kernel ticks on every CPU: CONFIG_NO_HZ_FULL is not set) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGKILL sent instead of SIGUSR1 (init of a PID namespace ignores it)"
         ],
     );
     check(
         tick(abi::QC_F_SIGNALLED | abi::QC_F_BLOCKED),
         expect![
-            "interrupt local timer tick at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent, blocked: stays pending"
+            "interrupt local timer tick (this kernel ticks on every CPU: CONFIG_NO_HZ_FULL is not set) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent, blocked: stays pending"
         ],
     );
     check(
         tick(abi::QC_F_SIGNALLED | abi::QC_F_IGNORED),
         expect![
-            "interrupt local timer tick at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent, ignored by the program (SIG_IGN)"
+            "interrupt local timer tick (this kernel ticks on every CPU: CONFIG_NO_HZ_FULL is not set) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 sent, ignored by the program (SIG_IGN)"
         ],
     );
     check(
         tick(abi::QC_F_SEND_FAILED),
         expect![
-            "interrupt local timer tick at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 not sent yet: tried again at the next entry"
+            "interrupt local timer tick (this kernel ticks on every CPU: CONFIG_NO_HZ_FULL is not set) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): SIGUSR1 not sent yet: tried again at the next entry"
         ],
     );
     check(
         abi::qc_record { signal: 40, ..tick(abi::QC_F_SIGNALLED) },
-        expect!["interrupt local timer tick at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): signal 40 sent"],
+        expect![
+            "interrupt local timer tick (this kernel ticks on every CPU: CONFIG_NO_HZ_FULL is not set) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): signal 40 sent"
+        ],
     );
 }
 
@@ -218,9 +225,12 @@ fn an_interrupt_names_who_caused_it() {
         expect!["interrupt irq 24 (virtio0-input.0) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): reported"],
     );
     check(
-        abi::qc_record { code: 44, who: c_string("kworker/1:1"), ..irq(abi::QC_KIND_SWITCH) },
+        abi::qc_record {
+            came: abi::qc_task { tid: 44, tgid: 44, comm: c_string("kworker/1:1"), cgroup: 0 },
+            ..irq(abi::QC_KIND_SWITCH)
+        },
         expect![
-            "interrupt switched out by kworker/1:1 (tid 44) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): reported"
+            "interrupt switched out by kworker/1:1 (pid 44) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): reported"
         ],
     );
 }
@@ -294,7 +304,7 @@ fn hostile_names_stay_harmless_and_the_note_short() {
     hostile.pid_level = 99;
     let happening = Happening::try_from(&hostile).unwrap();
     let place = Place::Function { name: "f\n".repeat(2000), offset: 1, source: None };
-    let words = describe(&happening, &place, &names);
+    let words = describe(&happening, &Scene::at(place), &names);
     assert!(words.len() <= 1024, "{}", words.len());
     assert!(words.bytes().all(|b| (0x20..0x7f).contains(&b)), "{words}");
 }

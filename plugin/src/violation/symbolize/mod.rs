@@ -10,12 +10,15 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use crate::violation::{
-    happening::Thread,
+    cgroups::Cgroups,
+    happening::{Happening, Thread},
+    kernel_symbols::KernelSymbols,
+    scene::{self, Scene, Ticks},
     symbolize::{
         cache::Cache,
         child::Symbol,
@@ -41,6 +44,11 @@ const REMEMBERED_FILES: usize = 16;
 /// A container whose binaries cost so many whole deadlines in a row gets no more: others wait meanwhile.
 const PATIENCE: u8 = 8;
 
+/// Callers of one place that are symbolized: enough to tell the way, few enough for a note.
+const CALLERS: usize = 4;
+const CGROUPS: &str = "/sys/fs/cgroup";
+const NOHZ_FULL: &str = "/sys/devices/system/cpu/nohz_full";
+
 #[derive(Debug)]
 pub struct Symbolizer {
     proc_root: PathBuf,
@@ -50,6 +58,10 @@ pub struct Symbolizer {
     remembered: HashMap<Arc<str>, VecDeque<Remembered>>,
     /// Children in a row that had no answer, by container.
     failures: HashMap<Box<str>, u8>,
+    kernel: KernelSymbols,
+    cgroups: Cgroups,
+    /// `None`: this kernel has no such file.
+    nohz_full: Option<String>,
 }
 
 #[derive(Debug)]
@@ -60,8 +72,44 @@ struct Remembered {
 
 impl Symbolizer {
     pub fn new(proc_root: PathBuf, children: Children) -> Symbolizer {
-        let (remembered, failures) = (HashMap::new(), HashMap::new());
-        Symbolizer { proc_root, children, cache: Cache::default(), remembered, failures }
+        Symbolizer {
+            kernel: KernelSymbols::new(proc_root.join("kallsyms")),
+            cgroups: Cgroups::new(Path::new(CGROUPS)),
+            nohz_full: std::fs::read_to_string(NOHZ_FULL).ok(),
+            proc_root,
+            children,
+            cache: Cache::default(),
+            remembered: HashMap::new(),
+            failures: HashMap::new(),
+        }
+    }
+
+    /// All that the words for `happening` need.
+    pub fn scene(&mut self, container: &str, pid: Option<i32>, happening: &Happening) -> Scene {
+        let Happening { thread, blame, .. } = happening;
+        let place = self.place(container, pid, thread, happening.ip);
+        let names = |id, name: Option<String>| Some((id, name?));
+        Scene {
+            callers: self.callers(container, pid, happening),
+            functions: scene::functions(blame).filter_map(|id| names(id, self.kernel.name(id))).collect(),
+            cgroups: scene::cgroups(blame).filter_map(|id| names(id, self.cgroups.name(id))).collect(),
+            ticks: Ticks::of(self.nohz_full.as_deref(), thread.cpu),
+            place,
+        }
+    }
+
+    /// Where no code is, the frame pointer was something else: what follows is no stack.
+    fn callers(&mut self, container: &str, pid: Option<i32>, happening: &Happening) -> Vec<Place> {
+        let mut callers = Vec::new();
+        for returns_to in happening.callers.iter().take(CALLERS) {
+            // The call itself: where it is the function's last instruction, its return is another function's.
+            let call = returns_to.saturating_sub(1);
+            match self.place(container, pid, &happening.thread, call) {
+                Place::Address { why: NoModule::Unmapped, .. } => break,
+                place => callers.push(place.one_further()),
+            }
+        }
+        callers
     }
 
     /// Takes note of a living process's binaries, for when it is dead.

@@ -52,6 +52,19 @@ pub enum NoModule {
 }
 
 impl Place {
+    /// The byte after it.
+    pub(super) fn one_further(self) -> Place {
+        match self {
+            Place::Function { name, offset, source } => {
+                Place::Function { name, offset: offset.saturating_add(1), source }
+            }
+            Place::Module { name, offset, why } => {
+                Place::Module { name, offset: offset.saturating_add(1), why }
+            }
+            Place::Address { ip, why } => Place::Address { ip: ip.saturating_add(1), why },
+        }
+    }
+
     pub fn source(&self) -> Option<String> {
         match self {
             Place::Function { source, .. } => source.as_deref().map(|s| printable(s, NAME_MAX)),

@@ -192,8 +192,8 @@ static const struct day own_days[] = {
 
 int main(int argc, char **argv)
 {
-	const struct day *tables[] = {own_days,	    interrupt_days, arming_days,
-				      hostile_days, published_days, settling_days};
+	const struct day *tables[] = {own_days,	      interrupt_days, arming_days, hostile_days,
+				      published_days, settling_days,  blame_days};
 
 	memset(told, 0, sizeof(told)); /* present before anything is armed */
 	for (unsigned int i = 0; argc > 2 && i < sizeof(tables) / sizeof(*tables); i++)

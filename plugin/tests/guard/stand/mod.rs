@@ -23,7 +23,7 @@ use quietcore::{
     arm::plan::shim_plan,
     cores::set::CpuSet,
     guard::{
-        abi::{qc_counts, qc_record},
+        abi::{QC_KIND_CAME_ON, qc_counts, qc_record},
         detector::Detector,
         load::Guard,
         rules::rules,
@@ -49,9 +49,9 @@ pub fn kinds(records: &[qc_record]) -> Vec<u32> {
     records.iter().map(|record| u32::from(record.kind)).collect()
 }
 
-/// The kinds that are no entries.
+/// The kinds that are no entries, and do not belong to one.
 pub fn story(records: &[qc_record]) -> Vec<u32> {
-    kinds(records).into_iter().filter(|kind| 16 <= *kind).collect()
+    kinds(records).into_iter().filter(|kind| 16 <= *kind && *kind != QC_KIND_CAME_ON).collect()
 }
 
 pub struct Stand {

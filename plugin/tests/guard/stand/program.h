@@ -31,7 +31,8 @@ struct day {
 	const char *name;
 	void (*run)(long);
 };
-extern const struct day interrupt_days[], arming_days[], hostile_days[], published_days[], settling_days[];
+extern const struct day interrupt_days[], arming_days[], hostile_days[], published_days[], settling_days[],
+    blame_days[];
 
 /* From here on the other CPU's threads of this process wake and interrupt this one. */
 void begin_noise(void);

@@ -9,7 +9,7 @@ pub fn workload() -> &'static str {
 
 pub fn entries() -> &'static str {
     static BUILT: OnceLock<String> = OnceLock::new();
-    BUILT.get_or_init(|| build(&ENTRIES, "entries", &["-pthread"]))
+    BUILT.get_or_init(|| build(&ENTRIES, "entries", &["-pthread", "-fno-omit-frame-pointer"]))
 }
 
 pub fn tiny() -> &'static str {
@@ -17,13 +17,14 @@ pub fn tiny() -> &'static str {
     BUILT.get_or_init(|| build(&["tests/guard/stand/tiny.c"], "tiny", &["-nostdlib", "-no-pie"]))
 }
 
-const ENTRIES: [&str; 6] = [
+const ENTRIES: [&str; 7] = [
     "tests/guard/stand/entries.c",
     "tests/guard/stand/interrupts.c",
     "tests/guard/stand/arming.c",
     "tests/guard/stand/hostile.c",
     "tests/guard/stand/published.c",
     "tests/guard/stand/settling.c",
+    "tests/guard/stand/blame.c",
 ];
 
 fn build(sources: &[&str], name: &str, flags: &[&str]) -> String {
