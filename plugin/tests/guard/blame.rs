@@ -21,7 +21,7 @@ use crate::{
     stand::{Running, Stand, number},
 };
 
-fn report_interrupts() -> Effective {
+pub(crate) fn report_interrupts() -> Effective {
     only(QC_INTERRUPT, Action::Report)
 }
 
@@ -32,12 +32,12 @@ fn kernel_function(address: u64) -> String {
     kernel.name(address).unwrap_or_else(|| format!("{address:#x}"))
 }
 
-fn is(record: &qc_record, kind: u32) -> bool {
+pub(crate) fn is(record: &qc_record, kind: u32) -> bool {
     u32::from(record.kind) == kind
 }
 
 /// Sender and function of each function-call IPI that names a sender.
-fn calls(records: &[qc_record]) -> Vec<(String, u32, String)> {
+pub(crate) fn calls(records: &[qc_record]) -> Vec<(String, u32, String)> {
     let calls = records.iter().filter(|record| is(record, QC_KIND_CALL_FUNCTION) && record.blame.known == 1);
     calls
         .map(|record| {
@@ -48,14 +48,14 @@ fn calls(records: &[qc_record]) -> Vec<(String, u32, String)> {
 }
 
 /// A program that spins on its core, armed, until it is killed.
-fn spin(stand: &Stand) -> Running {
+pub(crate) fn spin(stand: &Stand) -> Running {
     let mut run = stand.start_entries(&report_interrupts(), "spin-till-killed", 0);
     run.wait_for("inner=");
     stand.wait_until("it is armed", |records| records.iter().any(|record| is(record, QC_KIND_ARMED)));
     run
 }
 
-fn on(cpu: &str, program: &[&str]) -> Child {
+pub(crate) fn on(cpu: &str, program: &[&str]) -> Child {
     Command::new("taskset").args(["-c", cpu]).args(program).stdin(Stdio::piped()).spawn().unwrap()
 }
 
@@ -63,7 +63,7 @@ fn sh(script: &str) -> Child {
     on("0", &["sh", "-c", script])
 }
 
-fn end(mut child: Child) {
+pub(crate) fn end(mut child: Child) {
     child.kill().unwrap();
     child.wait().unwrap();
 }

@@ -6,15 +6,17 @@ use quietcore::{
     arm::plan::Provider,
     guard::{
         abi::{
-            QC_EXCEPTION, QC_INTERRUPT, QC_KIND_ARMED, QC_KIND_DISARMED, QC_KIND_LEFT_CORE, QC_KIND_TRAP,
-            QC_SYSCALL,
+            QC_EXCEPTION, QC_INTERRUPT, QC_KIND_ARMED, QC_KIND_DISARMED, QC_KIND_LEFT_CORE, QC_KIND_TICK,
+            QC_KIND_TRAP, QC_SYSCALL, QC_TICK_KNOWN,
         },
         detector::Detector,
+        load::Guard,
     },
     policy::effective::Action,
 };
 
 use crate::{
+    blame::{calls, end, is, on, spin},
     counts::only,
     stand::{Stand, story},
 };
@@ -93,4 +95,35 @@ fn ten_thousand_system_calls_are_as_many_violations_for_the_tracepoint_detector(
 #[test]
 fn ten_thousand_system_calls_are_as_many_violations_for_the_edge_detector() {
     check_calls(&Stand::with("2", Detector::Edge));
+}
+
+/// include/linux/tick.h
+const TICK_DEP_MASK_SCHED: u32 = 1 << 2;
+
+#[test]
+fn a_tick_is_told_with_what_keeps_it() {
+    let stand = Stand::new();
+    let run = spin(&stand);
+    let hog = on("1", &["sh", "-c", "while :; do :; done"]);
+    let kept_by_scheduler = QC_TICK_KNOWN | TICK_DEP_MASK_SCHED;
+    stand.wait_until("the scheduler was named", |records| {
+        let mut ticks = records.iter().filter(|record| is(record, QC_KIND_TICK));
+        ticks.any(|tick| tick.tick_dependency & kept_by_scheduler == kept_by_scheduler)
+    });
+    end(hog);
+    run.kill(&stand);
+}
+
+/// Where no other guard is attached: the tracepoints' second program is the one for which the kernel is patched.
+#[test]
+fn who_attaches_bpf_programs_is_blamed_by_name() {
+    let stand = Stand::new();
+    let run = spin(&stand);
+    let attach = || Guard::start_private(Detector::Edge, &"2".parse().unwrap()).map(drop);
+    let attacher = std::thread::Builder::new().name("attacher".into());
+    attacher.spawn(attach).unwrap().join().unwrap().unwrap();
+    let run = run.kill(&stand);
+    let expected = ("attacher".to_owned(), std::process::id(), "do_sync_core".to_owned());
+    let calls = calls(&run.records);
+    assert!(calls.contains(&expected), "{calls:?}");
 }
