@@ -4,9 +4,8 @@
 use std::{
     io::{BufRead as _, BufReader, Read as _},
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Output, Stdio},
-    sync::OnceLock,
 };
 
 use quietcore::{
@@ -15,20 +14,10 @@ use quietcore::{
 };
 use serde_json::Value;
 
-/// Makes entries of a known kind and number while armed: see guard/stand/entries.c.
-fn entries() -> &'static str {
-    static BUILT: OnceLock<String> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let plugin = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join("exec-entries");
-        let sources = ["entries.c", "interrupts.c", "arming.c", "settling.c"]
-            .map(|file| plugin.join("tests/guard/stand").join(file));
-        let mut gcc = Command::new("gcc");
-        gcc.args(["-O2", "-static", "-pthread", "-I"]).arg(plugin.join("../abi/include")).args(sources);
-        assert!(gcc.arg("-o").arg(&built).status().unwrap().success());
-        built.to_str().unwrap().to_owned()
-    })
-}
+#[path = "guard/stand/programs.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the guard's tests use all of it")]
+mod programs;
+use programs::entries;
 
 fn quietcore(flags: &[&str], command: &[&str]) -> Command {
     let mut quietcore = Command::new(env!("CARGO_BIN_EXE_quietcore"));

@@ -198,10 +198,14 @@ fn recorded(policy: &Effective) -> Effective {
     Effective { actions, ..policy.clone() }
 }
 
-/// By the policy as it was given, or by a signal that the program chose itself.
+/// A line of the thread's own story is; an entry is by the policy as it was given, or by a signal that the program
+/// chose itself.
 fn is_reported(policy: &Effective, record: &qc_record, story: &Story) -> bool {
-    let Story::Entry(entry) = story else { return false };
-    let class: Class = entry.class;
+    let class = match story {
+        Story::Entry(entry) => entry.class,
+        Story::CameOn => Class::Interrupt,
+        _ => return true,
+    };
     Action::Report <= policy.actions[class.index()] || u32::from(record.action) == QC_SIGNAL
 }
 
@@ -228,7 +232,7 @@ fn start_reader(
             let pid = record.pids.get(level).and_then(|pid| i32::try_from(*pid).ok()).filter(|pid| *pid != 0);
             let reported = is_reported(&policy, &record, &happening.story);
             tally.note(&happening, pid == Some(main), reported);
-            if matches!(happening.story, Story::Entry(_)) && !reported {
+            if !reported {
                 return;
             }
             if let Err(TrySendError::Full(_)) = told.try_send(Told { happening, pid }) {
