@@ -7,6 +7,8 @@
 #define QUIETCORE_INTERRUPT_BPF_H
 
 #include "entry.bpf.h"
+#include "queued.bpf.h"
+#include "sent.bpf.h"
 
 static __always_inline int interrupted(struct qc_thread *thread, unsigned short kind, int vector)
 {

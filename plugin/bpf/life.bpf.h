@@ -7,6 +7,7 @@
 #define QUIETCORE_LIFE_BPF_H
 
 #include "entry.bpf.h"
+#include "queued.bpf.h"
 
 static __always_inline int seats(const struct qc_thread *thread)
 {

@@ -242,17 +242,17 @@ fn what_exec_or_a_probe_puts_on_the_core_is_told_as_such() {
     let stand = Stand::new();
     let run = spin(&stand);
     container.enter(run.pid().cast_unsigned());
-    let exec = sh("while :; do :; done");
+    // Where it runs its cgroup says.
+    let exec = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
     let tid = exec.id();
     container.enter(tid);
-    stand.wait_until("it came on", |records| {
-        records.iter().any(|record| is(record, QC_KIND_CAME_ON) && record.came.tid == tid)
-    });
+    let told_so = |record: &qc_record| {
+        let came = Happening::try_from(record).unwrap().blame.came;
+        came.is_some_and(|came| came.task.tid == tid && came.relation == Relation::SameContainer)
+    };
+    stand.wait_until("it was told", |records| records.iter().any(told_so));
     end(exec);
-    let run = run.kill(&stand);
-    let came = run.of_kind(QC_KIND_CAME_ON).into_iter().filter(|record| record.came.tid == tid);
-    let came: Vec<_> = came.map(|record| Happening::try_from(record).unwrap().blame.came.unwrap()).collect();
-    assert!(came.iter().all(|came| came.relation == Relation::SameContainer), "{came:?}");
+    run.kill(&stand);
 }
 
 #[test]
