@@ -99,6 +99,9 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
         listen,
         panic_after,
     } = *args;
+    // First: whoever stops an agent that is still starting means the same.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let topology = Topology::read(Path::new("/sys"))?;
     topology.can_isolate(&isolated_cpus)?;
     let shim_on_node = shim_file::install(&state_dir)?;
@@ -153,8 +156,6 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
             tokio::spawn(std::future::pending())
         }
     };
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     let result = tokio::select! {
         Some(error) = guard_failure.recv() => Err(error.into()),
         ended = &mut released => Ok(ended.map_err(io::Error::from)??),

@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     time::{Duration, Instant},
 };
 
@@ -57,13 +57,13 @@ impl Node {
 
     fn start_agent(&self) -> Child {
         let dir = self.dir.path();
-        let log = File::options().create(true).append(true).open(dir.join("violations")).unwrap();
+        let append = |name| File::options().create(true).append(true).open(dir.join(name)).unwrap();
         let mut agent = Command::new(env!("CARGO_BIN_EXE_quietcore"));
         agent.args(["agent", "--isolated-cpus", "1-2", "--listen", "127.0.0.1:0", "--node-name", "lab"]);
         agent.arg("--state-dir").arg(dir).arg("--pin-dir").arg(&self.pins);
         agent.arg("--policy-dir").arg(dir.join("policies")).arg("--kubelet-dir").arg(dir);
         agent.arg("--nri-socket").arg(dir.join("nri.sock"));
-        agent.stdout(log).stderr(Stdio::null()).spawn().unwrap()
+        agent.stdout(append("violations")).stderr(append("log")).spawn().unwrap()
     }
 
     fn edit_policy(&self, n: u32) {
@@ -77,11 +77,12 @@ impl Node {
         let log = fs::read_to_string(self.dir.path().join("violations")).unwrap();
         log.lines().filter(|line| line.contains("\"loud\"")).count()
     }
-}
 
-fn stop(mut agent: Child) {
-    kill(Pid::from_raw(i32::try_from(agent.id()).unwrap()), Signal::SIGTERM).unwrap();
-    assert!(agent.wait().unwrap().success());
+    fn stop(&self, mut agent: Child) {
+        kill(Pid::from_raw(i32::try_from(agent.id()).unwrap()), Signal::SIGTERM).unwrap();
+        let status = agent.wait().unwrap();
+        assert!(status.success(), "{status}: {}", fs::read_to_string(self.dir.path().join("log")).unwrap());
+    }
 }
 
 #[test]
@@ -106,7 +107,7 @@ fn nothing_the_agent_does_enters_a_granted_core() {
         step += 1;
         node.edit_policy(step);
         if step % STEPS_OF_AN_AGENT == 0 {
-            stop(agent);
+            node.stop(agent);
             agent = node.start_agent();
         }
         pause(STEP);
@@ -114,7 +115,7 @@ fn nothing_the_agent_does_enters_a_granted_core() {
     let entries: Vec<qc_record> = stand.records();
     assert_eq!(stand.counts().entries, before, "{entries:?}");
     assert!(1 < node.violations(), "the agent had no work");
-    stop(agent);
+    node.stop(agent);
     run.kill(&stand);
     violator.kill(&loud);
 }
