@@ -13,7 +13,8 @@ use std::{
 };
 
 use quietcore::violation::{
-    happening::Thread,
+    blame::Blame,
+    happening::{Happening, Story, Thread},
     symbolize::{
         Symbolizer,
         parent::Children,
@@ -158,6 +159,35 @@ fn generated_code_and_holes_give_the_address() {
     assert_eq!(why(program.jit + 4), NoModule::Anonymous);
     assert_eq!(why(4), NoModule::Unmapped);
     assert_eq!(why(u64::MAX), NoModule::Unmapped);
+}
+
+#[track_caller]
+fn check_callers(flags: &[&str], of: impl Fn(&Running) -> Vec<u64>) -> Vec<Place> {
+    let program = run(flags);
+    let happening = Happening {
+        at: Duration::ZERO,
+        ip: program.fwd_loop,
+        callers: of(&program),
+        thread: program.thread.clone(),
+        story: Story::Armed,
+        blame: Blame::default(),
+    };
+    symbolizer().scene("c", program.pid(), &happening).callers
+}
+
+#[test]
+fn a_stack_is_told_up_to_where_no_code_is() {
+    let callers =
+        check_callers(&[], |program| vec![program.fwd_loop + 5, program.jit + 5, 0x10, program.fwd_loop + 5]);
+    let [function, generated] = callers.as_slice() else { panic!("{callers:?}") };
+    assert_eq!(function.to_string(), "fwd_loop+0x5");
+    assert!(matches!(generated, Place::Address { why: NoModule::Anonymous, .. }), "{generated}");
+}
+
+#[test]
+fn a_stack_of_a_stripped_binary_is_module_and_offset() {
+    let callers = check_callers(&["-s"], |program| vec![program.fwd_loop + 5]);
+    assert!(matches!(callers.as_slice(), [Place::Module { why: NoFunction::NoSymbol, .. }]), "{callers:?}");
 }
 
 #[test]
