@@ -19,6 +19,8 @@ pub mod watch;
 pub mod record;
 pub mod ring;
 
+pub use prctl::kernel_answers as kernel_answers_prctl;
+
 /// The types of bpf/record.h.
 pub mod abi {
     #![allow(
