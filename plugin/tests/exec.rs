@@ -85,6 +85,7 @@ fn counts_are_the_programs_own() {
     assert_eq!(violations.len() as u64 + lost + summary["notPrinted"].as_u64().unwrap(), 2_000);
     assert!(violations.iter().all(|line| line["type"] == "violation" && line["cause"] == "getppid(2)"));
     assert_eq!((&summary["armings"], &summary["verdict"]), (&1.into(), &"violated".into()));
+    assert_eq!((&summary["detector"], &summary["provider"]), (&"Tracepoint".into(), &"Seccomp".into()));
     assert!(
         run.stderr.contains("done"),
         "the program's stdout is where stdout holds JSON only: {}",
@@ -237,6 +238,13 @@ fn without_privileges_it_says_which_ones() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(125));
     assert!(stderr.contains("needs CAP_BPF and CAP_PERFMON: run it with sudo"), "{stderr}");
+}
+
+#[test]
+fn settled_is_refused_before_anything_starts() {
+    let refused = run(&["--cpu", "1", "--arm", "settled"], &["sh", "-c", "echo started"]);
+    assert_eq!((refused.code, &*refused.stdout), (Some(125), ""));
+    assert!(refused.stderr.contains("arming at Settled is not supported by exec yet"), "{}", refused.stderr);
 }
 
 #[test]

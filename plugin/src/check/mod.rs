@@ -1,10 +1,67 @@
-//! stub
-use std::process::ExitCode;
+//! `quietcore check`: what this kernel offers the guard, before anything is installed. Facts are read first
+//! (probe), then judged (findings, pure), then told (print). It attaches nothing and changes nothing, so that
+//! it may run beside an agent with strict pods.
+
+mod findings;
+mod print;
+mod probe;
+
+use std::{
+    io::{self, Write as _},
+    path::Path,
+    process::ExitCode,
+};
+
+use crate::{args::Format, cores::set::CpuSet};
+
+const ABOUT: &str = "\
+EXAMPLES
+  quietcore check                    the isolated CPUs, else those in nohz_full, else all but the first
+  quietcore check --cpu 2-15         the cores that strict pods shall get
+  quietcore check -o json | jq -r .verdict.detector
+
+STATES
+  good      there, and used
+  missing   strict pods run less well without it, or not at all: see the remedy
+  not here  this machine does not have it, and nothing needs it
+  unknown   the file that tells could not be read
+
+EXIT STATUS
+  0  strict pods run as asked, with the better detector (Edge) and a provider with the exact errno (Native, Lsm)
+  1  they run, with something that is not as good: the verdict says what and why
+  2  they cannot run, or the question could not be answered
+
+It attaches no program. That a kernel lists the bpf LSM is taken for an answer here; the agent tries it out.";
+
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = ABOUT)]
 pub struct CheckArgs {
+    /// The cores that strict pods shall get: 2-15 [default: the isolated CPUs, else those in nohz_full, else all
+    /// but the first]
+    #[arg(long, value_name = "LIST")]
+    pub cpu: Option<CpuSet>,
+    /// A table for people, or one JSON object
     #[arg(short, long, value_enum, default_value = "text")]
-    pub output: crate::args::Format,
+    pub output: Format,
 }
-pub fn run(_args: &CheckArgs) -> ExitCode {
-    ExitCode::FAILURE
+
+pub fn run(args: &CheckArgs) -> ExitCode {
+    let facts = match probe::read(Path::new("/"), args.cpu.as_ref()) {
+        Ok(facts) => facts,
+        Err(error) => {
+            // Nobody is left to tell when stderr is closed.
+            let _ = writeln!(io::stderr(), "quietcore: {error}");
+            return ExitCode::from(findings::Grade::Cannot.status());
+        }
+    };
+    let report = findings::judge(&facts);
+    let told = match args.output {
+        Format::Text => Ok(print::table(&report)),
+        Format::Json => serde_json::to_string_pretty(&report).map(|json| json + "\n"),
+    };
+    let written = told.map_err(io::Error::from).and_then(|text| io::stdout().write_all(text.as_bytes()));
+    match written {
+        Ok(()) => ExitCode::from(report.verdict.grade.status()),
+        Err(_closed) => ExitCode::from(findings::Grade::Cannot.status()),
+    }
 }

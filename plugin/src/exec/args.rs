@@ -16,6 +16,14 @@ use crate::{
 };
 
 const ABOUT_RUN: &str = "\
+EXAMPLES
+  A program that arms itself; SIGUSR1 at each system call, ticks only counted:
+    quietcore exec --cpu 1 --syscall Signal:SIGUSR1 --interrupt Count -- ./poll-loop
+  What disturbs a program that knows nothing of quietcore, for 10 s, as JSON:
+    quietcore exec --arm exec --after continuous --for 10s -o json -- ./app
+  In CI: fail when the pods' policy was not kept:
+    quietcore exec --policy policy.yaml --fail-on-violation -- ./app
+
 HOW IT RUNS
   CMD starts on the chosen CPU, watched from before its first instruction, with no_new_privs set where it arms
   itself by prctl: the seccomp filter that answers prctl(48) needs that, so setuid programs such as sudo gain
@@ -28,7 +36,7 @@ WHAT IT PRINTS
   -o json: stdout holds one JSON object a line, and CMD's own stdout goes to stderr:
     {\"type\": \"violation\", \"seconds\", \"class\", \"cause\", \"place\", \"comm\", \"tid\", \"hostTid\", \"cpu\", \"ip\", \"disarmed\", \"note\"}
     {\"type\": \"armRefused\" | \"leftCore\", ... as above without class, cause and disarmed}
-    {\"type\": \"summary\", \"cpus\", \"seconds\", \"status\", \"verdict\": \"quiet\" | \"violated\" | \"notProved\",
+    {\"type\": \"summary\", \"cpus\", \"seconds\", \"status\", \"detector\", \"provider\", \"verdict\": \"quiet\" | \"violated\" | \"notProved\",
      \"armings\", \"quietSeconds\", \"longestQuietSeconds\", \"unknownStretches\", \"signals\", \"lost\", \"unwatched\", \"notPrinted\",
      \"classes\": [{\"class\", \"action\", \"entries\", \"whileArmed\", \"causes\": [{\"cause\", \"count\"}]}],
      \"stretches\": [{\"fromUs\", \"toUs\", \"count\", \"seconds\"}], \"couldNot\": [{\"what\", \"remedy\"}]}
@@ -53,7 +61,7 @@ pub struct ExecArgs {
     /// A DataplanePolicy, as for pods
     #[arg(long, value_name = "FILE", conflicts_with_all = ["syscall", "exception", "interrupt"])]
     pub policy: Option<PathBuf>,
-    /// What a system call of an armed thread means: Ignore, Count, Report or Signal:NAME [default: Report]
+    /// What a system call of an armed thread means: Ignore, Count, Report, Freeze or Signal:NAME [default: Report]
     #[arg(long, value_name = "ACTION", value_parser = parse_action)]
     pub syscall: Option<Action>,
     /// The same for page faults and other exceptions
@@ -90,6 +98,8 @@ pub struct ExecArgs {
 pub enum Arm {
     Prctl,
     Exec,
+    /// Not supported by exec yet
+    Settled,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -113,6 +123,8 @@ impl ExecArgs {
         match self.arm {
             Some(Arm::Prctl) => policy.arm_at = ArmAt::Prctl,
             Some(Arm::Exec) => policy.arm_at = ArmAt::Exec,
+            // Refused by `run`, as a file's.
+            Some(Arm::Settled) => policy.arm_at = ArmAt::Settled,
             None => {}
         }
         match self.after {
@@ -209,7 +221,7 @@ mod tests {
             (&["--syscall", "Signal:SIGSTOP"], "\"SIGSTOP\" is not a signal that would be noticed"),
             (&["--policy", "p.yaml", "--syscall", "Count"], "cannot be used with"),
             (&["--cpu", "x"], "is not a CPU list"),
-            (&["--arm", "settled"], "possible values: prctl, exec"),
+            (&["--arm", "later"], "possible values: prctl, exec, settled"),
         ] {
             let error = parse(flags).unwrap_err();
             assert!(error.contains(words), "{error}");

@@ -44,7 +44,6 @@ pub enum CpuRefusal {
 pub struct Machine {
     pub topology: Topology,
     pub isolated: Option<CpuSet>,
-    pub nohz_full: Option<CpuSet>,
     /// quietcore's own affinity.
     pub allowed: CpuSet,
     /// By a running agent, to strict containers.
@@ -54,10 +53,9 @@ pub struct Machine {
 impl Machine {
     pub fn read(sys: &Path, pins: &Path) -> Result<Machine, CpuError> {
         let topology = Topology::read(sys)?;
-        let list = |name: &str| read_list(&sys.join("devices/system/cpu").join(name));
-        let (isolated, nohz_full) = (list("isolated"), list("nohz_full"));
+        let isolated = read_list(&sys.join("devices/system/cpu/isolated"));
         let allowed = own_affinity()?.unwrap_or_else(|| topology.online.clone());
-        Ok(Machine { topology, isolated, nohz_full, allowed, granted: pins::granted(pins)? })
+        Ok(Machine { topology, isolated, allowed, granted: pins::granted(pins)? })
     }
 
     fn is_granted(&self, cpu: CpuId) -> bool {
@@ -65,7 +63,7 @@ impl Machine {
     }
 }
 
-/// `None` where the file is not there, or empty, or says (null) as nohz_full does on some kernels.
+/// `None` where the file is not there, or empty.
 pub fn read_list(path: &Path) -> Option<CpuSet> {
     std::fs::read_to_string(path).ok()?.parse().ok()
 }
@@ -97,7 +95,7 @@ pub fn choose(asked: Option<&CpuSet>, machine: &Machine) -> Result<CpuSet, CpuRe
 fn default(machine: &Machine) -> CpuId {
     let online = &machine.topology.online;
     let free = |cpus: &CpuSet| cpus.iter().find(|cpu| online.contains(*cpu) && !machine.is_granted(*cpu));
-    let quiet = [&machine.isolated, &machine.nohz_full].into_iter().flatten().find_map(free);
+    let quiet = [&machine.isolated, &machine.topology.nohz_full].into_iter().flatten().find_map(free);
     quiet.unwrap_or_else(|| {
         let last_free = machine.allowed.iter().filter(|cpu| !machine.is_granted(*cpu)).last();
         // A set is never empty; where all are granted the refusal names one of them.
@@ -118,15 +116,10 @@ mod tests {
     }
 
     fn machine(isolated: &str, nohz_full: &str, allowed: &str, granted: &str) -> Machine {
-        let topology = Topology::new("0-3".parse().unwrap(), Vec::new(), Vec::new());
+        let mut topology = Topology::new("0-3".parse().unwrap(), Vec::new(), Vec::new());
+        topology.nohz_full = set(nohz_full);
         let allowed = allowed.parse().unwrap();
-        Machine {
-            topology,
-            isolated: set(isolated),
-            nohz_full: set(nohz_full),
-            allowed,
-            granted: set(granted),
-        }
+        Machine { topology, isolated: set(isolated), allowed, granted: set(granted) }
     }
 
     #[track_caller]
@@ -182,9 +175,7 @@ mod tests {
     #[test]
     fn an_empty_list_of_the_kernels_is_none() {
         let dir = tempfile::tempdir().unwrap();
-        for text in ["\n", " (null)\n"] {
-            std::fs::write(dir.path().join("nohz_full"), text).unwrap();
-            assert_eq!(read_list(&dir.path().join("nohz_full")), None);
-        }
+        std::fs::write(dir.path().join("isolated"), "\n").unwrap();
+        assert_eq!(read_list(&dir.path().join("isolated")), None);
     }
 }

@@ -57,6 +57,11 @@ const NOT_QUIET: u8 = 3;
 pub enum ExecError {
     #[error(transparent)]
     Unprivileged(#[from] Unprivileged),
+    #[error(
+        "arming at Settled is not supported by exec yet: use --arm prctl where the program arms itself, or --arm exec to \
+         arm it at its first instruction"
+    )]
+    Settled,
     #[error(transparent)]
     Policy(#[from] DirError),
     #[error("{path} holds {found} policies: exec takes one")]
@@ -88,7 +93,7 @@ pub enum ExecError {
 pub fn run(args: &ExecArgs) -> Result<u8, ExecError> {
     privileges::check()?;
     let file = args.policy.as_deref().map(read_policy).transpose()?;
-    let policy = args.effective(file);
+    let policy = can_keep(args.effective(file))?;
     let machine = Machine::read(Path::new("/sys"), &args.pin_dir)?;
     let cpus = cpu::choose(args.cpu.as_ref(), &machine).map_err(CpuError::from)?;
     if policy.arm_at == ArmAt::Exec && 1 < cpus.iter().count() {
@@ -110,7 +115,8 @@ pub fn run(args: &ExecArgs) -> Result<u8, ExecError> {
     let (seen, not_printed) = watched.finish(now())?;
     let could_not = shield.could_not.clone();
     drop(shield);
-    let run = Run { cpus: cpus.to_string(), time, status, not_printed, could_not };
+    let (detector, provider) = (guard.detector, guard.provider);
+    let run = Run { cpus: cpus.to_string(), detector, provider, time, status, not_printed, could_not };
     let summary = Summary::new(run, &policy, &guard.slots.counts(slot()), seen);
     match args.output {
         Format::Text => say(&summary.table()),
@@ -126,6 +132,14 @@ fn read_policy(path: &Path) -> Result<Effective, ExecError> {
     match &policies[..] {
         [known] => known.verdict().clone().map_err(|why| ExecError::NotAccepted { path, why }),
         several => Err(ExecError::NotOne { path, found: several.len() }),
+    }
+}
+
+/// A policy of pods may hold what only the agent does.
+fn can_keep(policy: Effective) -> Result<Effective, ExecError> {
+    match policy.arm_at {
+        ArmAt::Prctl | ArmAt::Exec => Ok(policy),
+        ArmAt::Settled => Err(ExecError::Settled),
     }
 }
 
@@ -290,5 +304,8 @@ mod tests {
         assert!(two.ends_with("holds 2 policies: exec takes one"), "{two}");
         let refused = read(policy("p", "{cores: {sharedCpus: 1}}")).unwrap_err();
         assert!(refused.contains("is not accepted: spec.cores.sharedCpus"), "{refused}");
+        let settled = read(policy("p", "{arm: {at: Settled}}")).unwrap();
+        let refused = can_keep(settled).unwrap_err().to_string();
+        assert!(refused.contains("arming at Settled is not supported by exec yet"), "{refused}");
     }
 }

@@ -79,7 +79,7 @@ fn by_boot_only(cpus: &CpuSet, machine: &Machine) -> Vec<CouldNot> {
         Some(quiet) => cpus.without(quiet),
         None => Some(cpus.clone()),
     };
-    if let Some(ticking) = outside(&machine.nohz_full) {
+    if let Some(ticking) = outside(&machine.topology.nohz_full) {
         let what = format!("the timer tick stays on CPU {ticking}: it is not in nohz_full");
         let remedy = format!("boot with nohz_full={cpus} (a kernel with CONFIG_NO_HZ_FULL=y)");
         could_not.push(CouldNot { what, remedy });
@@ -150,13 +150,9 @@ mod tests {
 
     fn machine(isolated: &str, nohz_full: &str) -> Machine {
         let set = |list: &str| list.parse().unwrap();
-        Machine {
-            topology: Topology::new(set("0-3"), Vec::new(), vec![set("0,2"), set("1,3")]),
-            isolated: isolated.parse().ok(),
-            nohz_full: nohz_full.parse().ok(),
-            allowed: set("0-3"),
-            granted: None,
-        }
+        let mut topology = Topology::new(set("0-3"), Vec::new(), vec![set("0,2"), set("1,3")]);
+        topology.nohz_full = nohz_full.parse().ok();
+        Machine { topology, isolated: isolated.parse().ok(), allowed: set("0-3"), granted: None }
     }
 
     #[track_caller]

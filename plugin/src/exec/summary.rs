@@ -6,7 +6,8 @@ use serde::Serialize;
 
 use super::{args::action_text, shield::CouldNot, tally::Seen};
 use crate::{
-    guard::abi::qc_counts,
+    arm::plan::Provider,
+    guard::{abi::qc_counts, detector::Detector},
     policy::effective::{Action, Class, Effective},
 };
 
@@ -27,6 +28,9 @@ pub enum Verdict {
 pub struct Summary {
     pub r#type: &'static str,
     pub cpus: String,
+    /// How entries were seen, and who answered the prctl.
+    pub detector: &'static str,
+    pub provider: &'static str,
     pub seconds: f64,
     /// CMD's, as a shell has it.
     pub status: u8,
@@ -75,6 +79,8 @@ pub struct Stretch {
 #[derive(Debug)]
 pub struct Run {
     pub cpus: String,
+    pub detector: Detector,
+    pub provider: Provider,
     pub time: Duration,
     pub status: u8,
     pub not_printed: u64,
@@ -83,7 +89,7 @@ pub struct Run {
 
 impl Summary {
     pub fn new(run: Run, policy: &Effective, counts: &qc_counts, seen: Seen) -> Summary {
-        let Run { cpus, time, status, not_printed, could_not } = run;
+        let Run { cpus, detector, provider, time, status, not_printed, could_not } = run;
         let verdict = verdict(&seen, counts);
         let class = |(class, causes): (Class, Vec<(String, u64)>)| {
             let action = policy.actions[class.index()];
@@ -99,6 +105,8 @@ impl Summary {
         Summary {
             r#type: "summary",
             cpus,
+            detector: detector.name(),
+            provider: provider.name(),
             seconds: time.as_secs_f64(),
             status,
             verdict,
@@ -138,6 +146,8 @@ impl Summary {
             self.status,
             plural(self.signals, "signal"),
         );
+        let _ =
+            writeln!(text, "watched by the {} detector; {} answers the prctl", self.detector, self.provider);
         let _ =
             writeln!(text, "{:<14}{:<17}{:>10}{:>13}  cause", "class", "action", "entries", "while armed");
         for class in &self.classes {

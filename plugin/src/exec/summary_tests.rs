@@ -13,6 +13,8 @@ fn policy() -> Effective {
 fn run() -> Run {
     Run {
         cpus: "1".into(),
+        detector: Detector::Tracepoint,
+        provider: Provider::Seccomp,
         time: Duration::from_millis(2_003),
         status: 0,
         not_printed: 0,
@@ -55,6 +57,7 @@ fn a_run_is_told_in_one_table() {
         seen(),
         expect![[r#"
             CPU 1, 2.003 s, status 0; armed 4 times; 3 signals sent
+            watched by the Tracepoint detector; Seccomp answers the prctl
             class         action              entries  while armed  cause
             syscall       Signal:SIGUSR1          153            3  2 getppid(2)
                                                                     1 write(2)
@@ -80,6 +83,7 @@ fn what_is_not_known_is_said() {
         Seen { unknown_stretches: 1, ..Seen::default() },
         expect![[r#"
             CPU 1, 2.003 s, status 137; armed never; 0 signals sent
+            watched by the Tracepoint detector; Seccomp answers the prctl
             class         action              entries  while armed  cause
             syscall       Signal:SIGUSR1            0            0
             exception     Report                    0            0

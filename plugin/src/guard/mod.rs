@@ -20,6 +20,8 @@ pub mod frozen;
 pub mod record;
 pub mod ring;
 
+pub use prctl::kernel_answers as kernel_answers_prctl;
+
 /// The types of bpf/record.h.
 pub mod abi {
     #![allow(

@@ -1,0 +1,68 @@
+//! The facts, each read and none judged. Nothing is attached, and nothing is written.
+
+use std::{fs, path::Path};
+
+use libbpf_rs::btf::{
+    Btf,
+    types::{Func, Typedef},
+};
+use nix::libc;
+
+use super::findings::{Facts, GROUPS};
+use crate::{
+    cores::{
+        set::{CpuId, CpuSet},
+        topology::{Topology, TopologyError},
+    },
+    guard::kernel_answers_prctl,
+};
+
+/// `root` is /, or a tree like it.
+pub(super) fn read(root: &Path, asked: Option<&CpuSet>) -> Result<Facts, TopologyError> {
+    let sys = root.join("sys");
+    let topology = Topology::read(&sys)?;
+    let isolated = words(&sys.join("devices/system/cpu/isolated")).and_then(|list| list.parse().ok());
+    let quiet = asked.or(isolated.as_ref()).or(topology.nohz_full.as_ref());
+    let cores = quiet.cloned().unwrap_or_else(|| all_but_the_first(&topology.online));
+    topology.can_isolate(&cores)?;
+    let btf = Btf::from_vmlinux().ok();
+    let has_type = |name: &str| {
+        btf.as_ref()
+            .is_some_and(|btf| btf.type_by_name::<Typedef<'_>>(&format!("btf_trace_{name}")).is_some())
+    };
+    let has_function =
+        |name: &str| btf.as_ref().is_some_and(|btf| btf.type_by_name::<Func<'_>>(name).is_some());
+    let absent = GROUPS.iter().flat_map(|group| group.tracepoints).copied().filter(|name| !has_type(name));
+    let security = sys.join("kernel/security");
+    Ok(Facts {
+        cores,
+        nohz_full: topology.nohz_full,
+        isolated,
+        absent_tracepoints: absent.collect(),
+        ring_buffer: has_function("bpf_ringbuf_reserve"),
+        task_storage: has_function("bpf_task_storage_get"),
+        lsm_hook: has_function("bpf_lsm_task_prctl"),
+        lsm_list: words(&security.join("lsm")),
+        signal_task: has_function("bpf_send_signal_task"),
+        signal_thread: has_function("bpf_send_signal_thread"),
+        native_errno: kernel_answers_prctl().err().map(|error| error.raw_os_error().unwrap_or_default()),
+        bpffs: is_a(&sys.join("fs/bpf"), libc::BPF_FS_MAGIC),
+        cgroup2: is_a(&sys.join("fs/cgroup"), libc::CGROUP2_SUPER_MAGIC),
+        lockdown: words(&security.join("lockdown")),
+        btf: btf.is_some(),
+    })
+}
+
+fn words(file: &Path) -> Option<String> {
+    Some(fs::read_to_string(file).ok()?.trim().to_owned())
+}
+
+fn is_a(path: &Path, magic: libc::c_long) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == magic)
+}
+
+/// Of one CPU that one: `can_isolate` refuses it in words.
+fn all_but_the_first(online: &CpuSet) -> CpuSet {
+    let first: Option<CpuId> = online.iter().next();
+    first.and_then(|first| online.without(&CpuSet::from(first))).unwrap_or_else(|| online.clone())
+}
