@@ -29,7 +29,7 @@ unit: packages ## tests that need nothing
 
 integration: packages ## the guard and the shim on this machine's kernel: needs root, BTF and a second CPU
 	mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
-	cargo test --quiet -p quietcore --features kernel --test guard --test gate --test exec -- --test-threads=1
+	cargo test --quiet -p quietcore --features kernel --test guard --test gate --test exec --test check -- --test-threads=1
 
 lab: packages ## the guard's tests on a nohz_full kernel in qemu, one boot: needs root
 	$(LAB) --test
