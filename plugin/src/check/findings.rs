@@ -15,9 +15,7 @@ pub(super) struct Facts {
     pub(super) absent_tracepoints: Vec<&'static str>,
     pub(super) ring_buffer: bool,
     pub(super) task_storage: bool,
-    pub(super) lsm_hook: bool,
-    /// `None`: securityfs is not mounted, or not readable.
-    pub(super) lsm_list: Option<String>,
+    pub(super) lsm: Lsm,
     pub(super) signal_task: bool,
     pub(super) signal_thread: bool,
     /// Of the plain prctl; `None`: this kernel took it.
@@ -25,6 +23,17 @@ pub(super) struct Facts {
     pub(super) bpffs: bool,
     pub(super) cgroup2: bool,
     pub(super) lockdown: Option<String>,
+}
+
+/// Whether a BPF LSM program answers the prctl, by trying it.
+#[derive(Debug, Clone)]
+pub(super) enum Lsm {
+    Answers,
+    /// The kernel takes such programs, and runs none.
+    Silent,
+    Refused(String),
+    /// Attaching enters every core.
+    StrictPodsRun,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -187,6 +196,9 @@ pub(super) const GROUPS: [Group; 7] = [
     },
 ];
 
+const LSM_REMEDY: &str =
+    "as root, on a kernel with CONFIG_BPF_LSM=y, CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y and lsm=...,bpf";
+
 pub(super) fn judge(facts: &Facts) -> Report {
     let mut findings = vec![
         of(
@@ -290,24 +302,18 @@ fn outside(list: Option<&CpuSet>, cores: &CpuSet) -> Option<CpuSet> {
     list.map_or_else(|| Some(cores.clone()), |list| cores.without(list))
 }
 
-fn lists_bpf(facts: &Facts) -> Option<bool> {
-    facts.lsm_list.as_ref().map(|list| list.split(',').any(|name| name == "bpf"))
-}
-
 fn lsm(facts: &Facts) -> Finding {
-    let (state, found, remedy) = match (facts.lsm_hook, lists_bpf(facts)) {
-        (false, _) => (State::Missing, "no bpf_lsm_task_prctl", "use a kernel with CONFIG_BPF_LSM=y"),
-        (true, Some(true)) => (State::Good, "bpf is in the list of LSMs", ""),
-        (true, Some(false)) => (
+    let (state, found, remedy) = match &facts.lsm {
+        Lsm::Answers => (State::Good, "tried: the prctl has its answer", ""),
+        Lsm::Silent => (
             State::Missing,
-            "built in, not in the list of LSMs",
-            "boot with lsm=...,bpf (add bpf to the list)",
+            "this kernel takes the program and does not run it",
+            "boot with lsm=...,bpf (add bpf to the list in /sys/kernel/security/lsm)",
         ),
-        (true, None) => (
-            State::Unknown,
-            "built in; /sys/kernel/security/lsm is not readable",
-            "mount -t securityfs securityfs /sys/kernel/security",
-        ),
+        Lsm::Refused(why) => (State::Missing, why.as_str(), LSM_REMEDY),
+        Lsm::StrictPodsRun => {
+            (State::Unknown, "not tried: attaching enters the cores of the strict pods here", "stop them")
+        }
     };
     let why = "a program that arms gets the exact errno by it, without no_new_privs";
     Finding { item: "BPF LSM", state, found: found.to_owned(), why, remedy: remedy.to_owned() }
@@ -422,11 +428,11 @@ fn provider(facts: &Facts, reasons: &mut Vec<String>) -> Provider {
     if facts.native_errno.is_none() {
         return Provider::Native;
     }
-    let why = match (facts.lsm_hook, lists_bpf(facts)) {
-        (true, Some(true)) => return Provider::Lsm,
-        (false, _) => "this kernel has no bpf LSM",
-        (true, Some(false)) => "bpf is not in the kernel's list of LSMs",
-        (true, None) => "nobody can tell whether the bpf LSM is on: securityfs is not readable",
+    let why = match &facts.lsm {
+        Lsm::Answers => return Provider::Lsm,
+        Lsm::Silent => "this kernel does not run BPF LSM programs",
+        Lsm::Refused(_) => "this kernel takes no BPF LSM program",
+        Lsm::StrictPodsRun => "it was not tried, because strict pods run here",
     };
     reasons.push(format!("not Lsm: {why}; Seccomp needs no_new_privs and cannot tell a thread's own errno"));
     Provider::Seccomp

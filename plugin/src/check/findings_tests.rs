@@ -13,8 +13,7 @@ fn best() -> Facts {
         absent_tracepoints: Vec::new(),
         ring_buffer: true,
         task_storage: true,
-        lsm_hook: true,
-        lsm_list: Some("lockdown,capability,bpf".to_owned()),
+        lsm: Lsm::Answers,
         signal_task: true,
         signal_thread: true,
         native_errno: Some(22),
@@ -37,28 +36,28 @@ fn the_best_machine_has_nothing_to_change() {
         &best(),
         0,
         expect![[r#"
-        BTF                                   good      /sys/kernel/btf/vmlinux
-        ring buffer                           good      bpf_ringbuf_reserve
-        task storage                          good      bpf_task_storage_get
-        tracepoints of system calls           good      sys_enter, sys_exit
-        tracepoint of page faults             good      page_fault_user
-        tracepoints of interrupts             good      local_timer_entry, reschedule_entry, call_function_entry, call_function_single_entry, irq_work_entry, irq_work_exit, irq_handler_entry
-        tracepoints of scheduler and signals  good      sched_switch, sched_process_fork, sched_process_exec, sched_migrate_task, signal_generate, signal_deliver
-        tracepoints of context tracking       good      user_enter, user_exit
-        tracepoint of NMIs                    good      nmi_handler
-        tracepoint of machine checks          good      mce_record
-        nohz_full                             good      1-3
-        isolated CPUs                         good      1-3
-        BPF LSM                               good      bpf is in the list of LSMs
-        signal to a thread                    good      bpf_send_signal_task
-        native prctl                          not here  prctl(48): EINVAL: Invalid argument
-        bpffs                                 good      /sys/fs/bpf
-        cgroup version                        good      v2
-        lockdown                              good      [none] integrity confidentiality
+            BTF                                   good      /sys/kernel/btf/vmlinux
+            ring buffer                           good      bpf_ringbuf_reserve
+            task storage                          good      bpf_task_storage_get
+            tracepoints of system calls           good      sys_enter, sys_exit
+            tracepoint of page faults             good      page_fault_user
+            tracepoints of interrupts             good      local_timer_entry, reschedule_entry, call_function_entry, call_function_single_entry, irq_work_entry, irq_work_exit, irq_handler_entry
+            tracepoints of scheduler and signals  good      sched_switch, sched_process_fork, sched_process_exec, sched_migrate_task, signal_generate, signal_deliver
+            tracepoints of context tracking       good      user_enter, user_exit
+            tracepoint of NMIs                    good      nmi_handler
+            tracepoint of machine checks          good      mce_record
+            nohz_full                             good      1-3
+            isolated CPUs                         good      1-3
+            BPF LSM                               good      tried: the prctl has its answer
+            signal to a thread                    good      bpf_send_signal_task
+            native prctl                          not here  prctl(48): EINVAL: Invalid argument
+            bpffs                                 good      /sys/fs/bpf
+            cgroup version                        good      v2
+            lockdown                              good      [none] integrity confidentiality
 
-        CPU 1-3: strict pods can run as asked
-        detector Edge, provider Lsm
-    "#]],
+            CPU 1-3: strict pods can run as asked
+            detector Edge, provider Lsm
+        "#]],
     );
 }
 
@@ -68,47 +67,46 @@ fn a_kernel_without_nohz_full_and_bpf_lsm_gets_the_second_best_and_hears_why() {
         nohz_full: None,
         isolated: "1".parse().ok(),
         absent_tracepoints: vec!["user_enter", "user_exit", "mce_record"],
-        lsm_hook: false,
-        lsm_list: None,
+        lsm: Lsm::Refused("attach qc_task_prctl: EBUSY".to_owned()),
         ..best()
     };
     check(
         &facts,
         1,
         expect![[r#"
-        BTF                                   good      /sys/kernel/btf/vmlinux
-        ring buffer                           good      bpf_ringbuf_reserve
-        task storage                          good      bpf_task_storage_get
-        tracepoints of system calls           good      sys_enter, sys_exit
-        tracepoint of page faults             good      page_fault_user
-        tracepoints of interrupts             good      local_timer_entry, reschedule_entry, call_function_entry, call_function_single_entry, irq_work_entry, irq_work_exit, irq_handler_entry
-        tracepoints of scheduler and signals  good      sched_switch, sched_process_fork, sched_process_exec, sched_migrate_task, signal_generate, signal_deliver
-        tracepoints of context tracking       missing   no user_enter, user_exit
-                                                        why: the Edge detector sees every entry by them, at no cost to other CPUs
-                                                        do:  use a kernel with CONFIG_NO_HZ_FULL=y
-        tracepoint of NMIs                    good      nmi_handler
-        tracepoint of machine checks          not here  no mce_record
-        nohz_full                             missing   none
-                                                        why: elsewhere the timer tick enters the core, and Edge sees nothing
-                                                        do:  boot with nohz_full=1-3
-        isolated CPUs                         missing   1, without CPU 2-3
-                                                        why: elsewhere the scheduler puts other tasks on the core
-                                                        do:  boot with isolcpus=managed_irq,domain,1-3
-        BPF LSM                               missing   no bpf_lsm_task_prctl
-                                                        why: a program that arms gets the exact errno by it, without no_new_privs
-                                                        do:  use a kernel with CONFIG_BPF_LSM=y
-        signal to a thread                    good      bpf_send_signal_task
-        native prctl                          not here  prctl(48): EINVAL: Invalid argument
-        bpffs                                 good      /sys/fs/bpf
-        cgroup version                        good      v2
-        lockdown                              good      [none] integrity confidentiality
+            BTF                                   good      /sys/kernel/btf/vmlinux
+            ring buffer                           good      bpf_ringbuf_reserve
+            task storage                          good      bpf_task_storage_get
+            tracepoints of system calls           good      sys_enter, sys_exit
+            tracepoint of page faults             good      page_fault_user
+            tracepoints of interrupts             good      local_timer_entry, reschedule_entry, call_function_entry, call_function_single_entry, irq_work_entry, irq_work_exit, irq_handler_entry
+            tracepoints of scheduler and signals  good      sched_switch, sched_process_fork, sched_process_exec, sched_migrate_task, signal_generate, signal_deliver
+            tracepoints of context tracking       missing   no user_enter, user_exit
+                                                            why: the Edge detector sees every entry by them, at no cost to other CPUs
+                                                            do:  use a kernel with CONFIG_NO_HZ_FULL=y
+            tracepoint of NMIs                    good      nmi_handler
+            tracepoint of machine checks          not here  no mce_record
+            nohz_full                             missing   none
+                                                            why: elsewhere the timer tick enters the core, and Edge sees nothing
+                                                            do:  boot with nohz_full=1-3
+            isolated CPUs                         missing   1, without CPU 2-3
+                                                            why: elsewhere the scheduler puts other tasks on the core
+                                                            do:  boot with isolcpus=managed_irq,domain,1-3
+            BPF LSM                               missing   attach qc_task_prctl: EBUSY
+                                                            why: a program that arms gets the exact errno by it, without no_new_privs
+                                                            do:  as root, on a kernel with CONFIG_BPF_LSM=y, CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y and lsm=...,bpf
+            signal to a thread                    good      bpf_send_signal_task
+            native prctl                          not here  prctl(48): EINVAL: Invalid argument
+            bpffs                                 good      /sys/fs/bpf
+            cgroup version                        good      v2
+            lockdown                              good      [none] integrity confidentiality
 
-        CPU 1-3: strict pods can run, with something that is not as good
-        detector Tracepoint, provider Seccomp
-        - not Edge: CPU 1-3 is not in nohz_full; Tracepoint costs every system call of the machine a little
-        - not Lsm: this kernel has no bpf LSM; Seccomp needs no_new_privs and cannot tell a thread's own errno
-        - other tasks may run on CPU 2-3: it is not isolated
-    "#]],
+            CPU 1-3: strict pods can run, with something that is not as good
+            detector Tracepoint, provider Seccomp
+            - not Edge: CPU 1-3 is not in nohz_full; Tracepoint costs every system call of the machine a little
+            - not Lsm: this kernel takes no BPF LSM program; Seccomp needs no_new_privs and cannot tell a thread's own errno
+            - other tasks may run on CPU 2-3: it is not isolated
+        "#]],
     );
 }
 
@@ -135,9 +133,9 @@ fn tracepoints_of_system_calls_are_missed_only_where_edge_cannot_watch() {
 }
 
 #[test]
-fn an_lsm_that_nobody_can_read_of_is_not_promised() {
-    let verdict = judge(&Facts { lsm_list: None, ..best() }).verdict;
+fn an_lsm_that_was_not_tried_is_not_promised() {
+    let verdict = judge(&Facts { lsm: Lsm::StrictPodsRun, ..best() }).verdict;
     assert_eq!((verdict.grade, verdict.provider), (Grade::NotAsGood, Some("Seccomp")));
-    let absent = judge(&Facts { lsm_list: Some("capability,bpfx".to_owned()), ..best() }).verdict;
-    assert!(absent.reasons[0].contains("not in the kernel's list"), "{absent:?}");
+    let silent = judge(&Facts { lsm: Lsm::Silent, ..best() }).verdict;
+    assert!(silent.reasons[0].contains("does not run BPF LSM programs"), "{silent:?}");
 }

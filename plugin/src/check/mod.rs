@@ -1,6 +1,6 @@
 //! `quietcore check`: what this kernel offers the guard, before anything is installed. Facts are read first
-//! (probe), then judged (findings, pure), then told (print). It attaches nothing and changes nothing, so that
-//! it may run beside an agent with strict pods.
+//! (probe), then judged (findings, pure), then told (print). It changes nothing, and beside strict pods it attaches
+//! nothing.
 
 mod findings;
 mod print;
@@ -8,7 +8,7 @@ mod probe;
 
 use std::{
     io::{self, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -31,7 +31,7 @@ EXIT STATUS
   1  they run, with something that is not as good: the verdict says what and why
   2  they cannot run, or the question could not be answered
 
-It attaches no program. That a kernel lists the bpf LSM is taken for an answer here; the agent tries it out.";
+Whether a BPF LSM program answers the prctl is tried out, which takes root, and is left out while strict pods run.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = ABOUT)]
@@ -40,13 +40,16 @@ pub struct CheckArgs {
     /// but the first]
     #[arg(long, value_name = "LIST")]
     pub cpu: Option<CpuSet>,
+    /// Where an agent pins the guard
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/quietcore")]
+    pub pin_dir: PathBuf,
     /// A table for people, or one JSON object
     #[arg(short, long, value_enum, default_value = "text")]
     pub output: Format,
 }
 
 pub fn run(args: &CheckArgs) -> ExitCode {
-    let facts = match probe::read(Path::new("/"), args.cpu.as_ref()) {
+    let facts = match probe::read(Path::new("/"), &args.pin_dir, args.cpu.as_ref()) {
         Ok(facts) => facts,
         Err(error) => {
             // Nobody is left to tell when stderr is closed.

@@ -1,4 +1,5 @@
-//! The facts, each read and none judged. Nothing is attached, and nothing is written.
+//! The facts, each read and none judged. One is tried out: whether a BPF LSM program answers, unless strict pods
+//! run here, whose cores attaching it would enter.
 
 use std::{fs, path::Path};
 
@@ -8,17 +9,17 @@ use libbpf_rs::btf::{
 };
 use nix::libc;
 
-use super::findings::{Facts, GROUPS};
+use super::findings::{Facts, GROUPS, Lsm};
 use crate::{
     cores::{
         set::{CpuId, CpuSet},
         topology::{Topology, TopologyError},
     },
-    guard::kernel_answers_prctl,
+    guard::{detector::Detector, kernel_answers_prctl, load::GuardError, lsm_answers, pins, support::Kernel},
 };
 
 /// `root` is /, or a tree like it.
-pub(super) fn read(root: &Path, asked: Option<&CpuSet>) -> Result<Facts, TopologyError> {
+pub(super) fn read(root: &Path, pins: &Path, asked: Option<&CpuSet>) -> Result<Facts, TopologyError> {
     let sys = root.join("sys");
     let topology = Topology::read(&sys)?;
     let isolated = words(&sys.join("devices/system/cpu/isolated")).and_then(|list| list.parse().ok());
@@ -35,14 +36,12 @@ pub(super) fn read(root: &Path, asked: Option<&CpuSet>) -> Result<Facts, Topolog
     let absent = GROUPS.iter().flat_map(|group| group.tracepoints).copied().filter(|name| !has_type(name));
     let security = sys.join("kernel/security");
     Ok(Facts {
-        cores,
-        nohz_full: topology.nohz_full,
+        nohz_full: topology.nohz_full.clone(),
         isolated,
         absent_tracepoints: absent.collect(),
         ring_buffer: has_function("bpf_ringbuf_reserve"),
         task_storage: has_function("bpf_task_storage_get"),
-        lsm_hook: has_function("bpf_lsm_task_prctl"),
-        lsm_list: words(&security.join("lsm")),
+        lsm: lsm(&cores, topology.nohz_full.as_ref(), pins),
         signal_task: has_function("bpf_send_signal_task"),
         signal_thread: has_function("bpf_send_signal_thread"),
         native_errno: kernel_answers_prctl().err().map(|error| error.raw_os_error().unwrap_or_default()),
@@ -50,7 +49,24 @@ pub(super) fn read(root: &Path, asked: Option<&CpuSet>) -> Result<Facts, Topolog
         cgroup2: is_a(&sys.join("fs/cgroup"), libc::CGROUP2_SUPER_MAGIC),
         lockdown: words(&security.join("lockdown")),
         btf: btf.is_some(),
+        cores,
     })
+}
+
+fn lsm(cores: &CpuSet, nohz_full: Option<&CpuSet>, pins: &Path) -> Lsm {
+    let tried = || {
+        let kernel = Kernel::probe().map_err(GuardError::from)?;
+        lsm_answers(Detector::choose(&kernel, cores, nohz_full), cores)
+    };
+    match pins::granted(pins) {
+        Ok(None) => match tried() {
+            Ok(true) => Lsm::Answers,
+            Ok(false) => Lsm::Silent,
+            Err(error) => Lsm::Refused(error.to_string()),
+        },
+        Ok(Some(_)) => Lsm::StrictPodsRun,
+        Err(error) => Lsm::Refused(error.to_string()),
+    }
 }
 
 fn words(file: &Path) -> Option<String> {

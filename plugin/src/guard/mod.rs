@@ -20,7 +20,7 @@ pub mod frozen;
 pub mod record;
 pub mod ring;
 
-pub use prctl::kernel_answers as kernel_answers_prctl;
+pub use prctl::{kernel_answers as kernel_answers_prctl, lsm_answers};
 
 /// The types of bpf/record.h.
 pub mod abi {

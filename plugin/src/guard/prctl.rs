@@ -34,11 +34,7 @@ pub(super) fn choose(detector: Detector, cores: &CpuSet) -> Result<Provider, Gua
     if ask(0).is_ok() {
         return Ok(Provider::Native);
     }
-    // What libbpf prints when a kernel refuses the program is no error here.
-    let printed = libbpf_rs::set_print(None);
-    let answers = lsm_answers(detector, cores);
-    libbpf_rs::set_print(printed);
-    match answers {
+    match lsm_answers(detector, cores) {
         Ok(true) => Ok(Provider::Lsm),
         Ok(false) => {
             tracing::info!(
@@ -54,8 +50,17 @@ pub(super) fn choose(detector: Detector, cores: &CpuSet) -> Result<Provider, Gua
     }
 }
 
+/// Whether a BPF LSM program's answer reaches who asks, tried out: attaching it enters every CPU of the machine.
+pub fn lsm_answers(detector: Detector, cores: &CpuSet) -> Result<bool, GuardError> {
+    // What libbpf prints when a kernel refuses the program is no error here.
+    let printed = libbpf_rs::set_print(None);
+    let answers = try_lsm(detector, cores);
+    libbpf_rs::set_print(printed);
+    answers
+}
+
 /// In a set of maps and programs of its own, gone afterwards.
-fn lsm_answers(detector: Detector, cores: &CpuSet) -> Result<bool, GuardError> {
+fn try_lsm(detector: Detector, cores: &CpuSet) -> Result<bool, GuardError> {
     let object = object::load_those(detector, |name, _section| name == PRCTL || name == WATCH_SELF)?;
     let program = object::program(&object, PRCTL).ok_or_else(|| GuardError::NoProgram(PRCTL.to_owned()))?;
     let attached = program.attach_lsm();
