@@ -44,8 +44,9 @@ static __always_inline struct sent *sent_to(unsigned int cpu, enum sent_kind kin
 	return bpf_map_lookup_elem(&qc_sent, &key);
 }
 
-static __noinline int note_sent(unsigned int cpu, enum sent_kind kind, unsigned int context,
-				unsigned long long function)
+/* Not static: the verifier looks at it once, and not at each turn of the loops that call it. */
+__noinline int note_sent(unsigned int cpu, enum sent_kind kind, unsigned int context,
+			 unsigned long long function)
 {
 	struct sent *sent = sent_to(cpu, kind);
 
@@ -125,8 +126,8 @@ int BPF_PROG(qc_ipi_send_cpu, unsigned int to, unsigned long callsite, void *cal
 	return cpu ? note_sent(to, SENT_CALL_FUNCTION, context_of(ctx), cpu->queued_function) : 0;
 }
 
-static __noinline int note_sent_to_word(unsigned int word, unsigned long long cpus, unsigned int context,
-					unsigned long long function)
+__noinline int note_sent_to_word(unsigned int word, unsigned long long cpus, unsigned int context,
+				 unsigned long long function)
 {
 	for (unsigned int bit = 0; bit < 64; bit++) {
 		if (cpus >> bit & 1)

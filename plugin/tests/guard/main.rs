@@ -24,6 +24,7 @@ mod settled;
 mod expiry;
 mod budget;
 mod freeze;
+mod complexity;
 mod agent;
 mod blame;
 #[cfg(feature = "lab")]
