@@ -5,6 +5,7 @@
 mod findings;
 mod print;
 mod probe;
+mod tracepoints;
 
 use std::{
     io::{self, Write as _},

@@ -9,7 +9,10 @@ use libbpf_rs::btf::{
 };
 use nix::libc;
 
-use super::findings::{Facts, GROUPS, Lsm};
+use super::{
+    findings::{Facts, Lsm},
+    tracepoints::GROUPS,
+};
 use crate::{
     cores::{
         set::{CpuId, CpuSet},
