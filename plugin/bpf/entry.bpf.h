@@ -159,7 +159,7 @@ static __noinline int look_at_seat(struct qc_thread *thread, const struct qc_gra
 	seat->on_core = on_its_core(bpf_get_current_task_btf(), grant);
 	if (seat->arm_ns == seat->last_ns && !seat->done && thread->state == QC_STATE_WATCHED)
 		arm(thread);
-	if (!exempt && grant->actions[class] >= QC_REPORT) {
+	if (!exempt && grant->restless[class]) {
 		seat->in_class = class;
 		seat->last_ns = bpf_ktime_get_ns();
 	}

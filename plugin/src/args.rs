@@ -118,13 +118,12 @@ pub enum Format {
 }
 
 pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
-    let error = || format!("{text:?} is not a time: expected seconds or minutes such as 90s or 5m");
-    let (number, seconds) = match text.strip_suffix('m') {
-        Some(minutes) => (minutes, 60),
-        None => (text.strip_suffix('s').ok_or_else(error)?, 1),
-    };
+    let error = || format!("{text:?} is not a time: expected one such as 500ms, 90s or 5m");
+    let units = [("ms", 1), ("s", 1_000), ("m", 60_000)];
+    let split = |(unit, millis)| text.strip_suffix(unit).map(|number| (number, millis));
+    let (number, millis) = units.into_iter().find_map(split).ok_or_else(error)?;
     let number: u64 = number.parse().map_err(|_| error())?;
-    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(error)
+    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(error)
 }
 
 #[cfg(test)]

@@ -241,10 +241,16 @@ fn without_privileges_it_says_which_ones() {
 }
 
 #[test]
-fn settled_is_refused_before_anything_starts() {
-    let refused = run(&["--cpu", "1", "--arm", "settled"], &["sh", "-c", "echo started"]);
-    assert_eq!((refused.code, &*refused.stdout), (Some(125), ""));
-    assert!(refused.stderr.contains("arming at Settled is not supported by exec yet"), "{}", refused.stderr);
+fn a_program_that_nobody_prepared_is_armed_once_it_has_settled() {
+    // This machine's ticks are counted, and do not break its quiet.
+    let settled = ["--arm", "settled", "--settle-for", "500ms", "--interrupt", "Count", "-o", "json"];
+    let run = run(&[&CONTINUOUS[..], &settled].concat(), &[entries(), "settle-by-itself", "3"]);
+    let (violations, summary) = run.json();
+    let calls = violations.iter().filter(|line| line["cause"] == "getppid(2)").count();
+    assert_eq!((run.code, &summary["armings"], calls), (Some(0), &1.into(), 3), "{}", run.stdout);
+    let before_it_settled = violations.iter().filter(|line| line["cause"] == "execve(2)").count();
+    assert_eq!(before_it_settled, 0, "{}", run.stdout);
+    assert!(0 < summary["classes"][2]["whileArmed"].as_u64().unwrap(), "ticks: {summary}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::containers::{Containers, Key};
 use crate::{
-    arm::settle::{Clocks, InTheWay, PATIENCE, Settler, Sitter, Turn},
+    arm::settle::{Clocks, InTheWay, Settler, Sitter, Turn},
     guard::{
         abi::{qc_counts, qc_grant, qc_record},
         load::Guard,
@@ -39,23 +39,8 @@ pub(super) fn settle(
 }
 
 fn not_settled(info: &ContainerInfo, sitter: &Sitter, why: InTheWay) -> String {
-    let (tid, settle_for) = (sitter.tid(), sitter.settle_for);
-    let patience = PATIENCE.as_secs();
-    let who = format!("thread {tid} of container {} is not armed", info.container);
-    match why {
-        InTheWay::Class(class) => {
-            let class = class.name();
-            format!(
-                "{who}: it kept entering the kernel by class {class} for {patience} s, never {settle_for:?} without \
-                 (arm.settleFor); it is armed once that ends; where such entries are allowed, set \
-                 entries.{class}.action to Count"
-            )
-        }
-        InTheWay::Affinity => format!(
-            "{who}: it has been quiet, and may run on more than one CPU, or on one that is not the container's; it \
-             is armed once it is pinned to one (sched_setaffinity)"
-        ),
-    }
+    let words = why.words(sitter.settle_for);
+    format!("thread {} of container {} is not armed: {words}", sitter.tid(), info.container)
 }
 
 /// Tells the owner once that the container is only reported from now on.
@@ -123,13 +108,13 @@ mod tests {
         check(
             InTheWay::Class(Class::Interrupt),
             expect![
-                "thread 31 of container app is not armed: it kept entering the kernel by class interrupt for 60 s, never 500ms without (arm.settleFor); it is armed once that ends; where such entries are allowed, set entries.interrupt.action to Count"
+                "thread 31 of container app is not armed: it kept entering the kernel by class interrupt for 60 s, never 500ms without; it is armed once that ends; where such entries are allowed, choose action Count for class interrupt"
             ],
         );
         check(
             InTheWay::Affinity,
             expect![
-                "thread 31 of container app is not armed: it has been quiet, and may run on more than one CPU, or on one that is not the container's; it is armed once it is pinned to one (sched_setaffinity)"
+                "thread 31 of container app is not armed: it has been quiet, and may run on more than one CPU, or on one that is not granted; it is armed once it is pinned to one (sched_setaffinity)"
             ],
         );
     }

@@ -40,6 +40,27 @@ pub enum InTheWay {
     Affinity,
 }
 
+impl InTheWay {
+    /// After the words that name the thread.
+    pub fn words(self, settle_for: Duration) -> String {
+        let patience = PATIENCE.as_secs();
+        match self {
+            InTheWay::Class(class) => {
+                let class = class.name();
+                format!(
+                    "it kept entering the kernel by class {class} for {patience} s, never {settle_for:?} without; it \
+                     is armed once that ends; where such entries are allowed, choose action Count for class {class}"
+                )
+            }
+            InTheWay::Affinity => {
+                "it has been quiet, and may run on more than one CPU, or on one that is not granted; \
+                                   it is armed once it is pinned to one (sched_setaffinity)"
+                    .to_owned()
+            }
+        }
+    }
+}
+
 /// What became of a thread at one look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {

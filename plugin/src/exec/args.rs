@@ -9,7 +9,7 @@ use crate::{
     args::{Format, parse_timeout},
     cores::set::CpuSet,
     policy::{
-        accept::node_default,
+        accept::{node_default, settles_after},
         effective::{Action, ArmAfter, ArmAt, Class, Effective},
         signals,
     },
@@ -21,6 +21,8 @@ EXAMPLES
     quietcore exec --cpu 1 --syscall Signal:SIGUSR1 --interrupt Count -- ./poll-loop
   What disturbs a program that knows nothing of quietcore, for 10 s, as JSON:
     quietcore exec --arm exec --after continuous --for 10s -o json -- ./app
+  The same from when it has started up, each thread by itself:
+    quietcore exec --arm settled --settle-for 2s --after continuous --interrupt Count -- ./app
   In CI: fail when the pods' policy was not kept:
     quietcore exec --policy policy.yaml --fail-on-violation -- ./app
 
@@ -36,6 +38,7 @@ WHAT IT PRINTS
   -o json: stdout holds one JSON object a line, and CMD's own stdout goes to stderr:
     {\"type\": \"violation\", \"seconds\", \"class\", \"cause\", \"place\", \"comm\", \"tid\", \"hostTid\", \"cpu\", \"ip\", \"disarmed\", \"note\"}
     {\"type\": \"armRefused\" | \"leftCore\", ... as above without class, cause and disarmed}
+    {\"type\": \"notSettled\", \"seconds\", \"tid\", \"hostTid\", \"note\"}
     {\"type\": \"summary\", \"cpus\", \"seconds\", \"status\", \"detector\", \"provider\", \"verdict\": \"quiet\" | \"violated\" | \"notProved\",
      \"armings\", \"quietSeconds\", \"longestQuietSeconds\", \"unknownStretches\", \"signals\", \"lost\", \"unwatched\", \"notPrinted\",
      \"classes\": [{\"class\", \"action\", \"entries\", \"whileArmed\", \"causes\": [{\"cause\", \"count\"}]}],
@@ -70,10 +73,13 @@ pub struct ExecArgs {
     /// The same for ticks, IPIs and device interrupts
     #[arg(long, value_name = "ACTION", value_parser = parse_action)]
     pub interrupt: Option<Action>,
-    /// When strictness begins: when the program calls prctl(PR_TASK_ISOLATION), or at its first instruction
-    /// [default: the policy's, else prctl]
+    /// When strictness begins: when a thread calls prctl(PR_TASK_ISOLATION), at CMD's first instruction, or, for a
+    /// program that nobody prepared, once a thread has been quiet for --settle-for [default: the policy's, else prctl]
     #[arg(long, value_enum, value_name = "WHEN")]
     pub arm: Option<Arm>,
+    /// With --arm settled: how long without an entry that is reported: 500ms, 5s [default: 1s]
+    #[arg(long, value_name = "TIME", value_parser = parse_timeout, requires = "arm")]
+    pub settle_for: Option<Duration>,
     /// Does the first signal disarm the thread? [default: the policy's, else one-shot]
     #[arg(long, value_enum, value_name = "HOW")]
     pub after: Option<After>,
@@ -98,8 +104,17 @@ pub struct ExecArgs {
 pub enum Arm {
     Prctl,
     Exec,
-    /// Not supported by exec yet
     Settled,
+}
+
+impl From<Arm> for ArmAt {
+    fn from(arm: Arm) -> ArmAt {
+        match arm {
+            Arm::Prctl => ArmAt::Prctl,
+            Arm::Exec => ArmAt::Exec,
+            Arm::Settled => ArmAt::Settled,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -120,12 +135,14 @@ impl ExecArgs {
         ] {
             policy.actions[class.index()] = action.unwrap_or(policy.actions[class.index()]);
         }
-        match self.arm {
-            Some(Arm::Prctl) => policy.arm_at = ArmAt::Prctl,
-            Some(Arm::Exec) => policy.arm_at = ArmAt::Exec,
-            // Refused by `run`, as a file's.
-            Some(Arm::Settled) => policy.arm_at = ArmAt::Settled,
-            None => {}
+        if let Some(arm) = self.arm {
+            let at = arm.into();
+            // A file's own time, where it means the same.
+            if policy.arm_at != at {
+                policy.settle_for = settles_after(at);
+            }
+            policy.arm_at = at;
+            policy.settle_for = self.settle_for.unwrap_or(policy.settle_for);
         }
         match self.after {
             Some(After::OneShot) => policy.arm_after = ArmAfter::OneShot,
@@ -202,6 +219,18 @@ mod tests {
         let expect = [Action::Signal(10), Action::Count, Action::Signal(40), Action::Report];
         assert_eq!((policy.actions, policy.enforce), (expect, true));
         assert_eq!((policy.arm_at, policy.arm_after), (ArmAt::Exec, ArmAfter::Continuous));
+    }
+
+    #[test]
+    fn settling_takes_its_own_time_unless_one_is_given() {
+        let settle_for = |flags: &[&str]| {
+            let policy = parse(flags).unwrap().effective(None);
+            assert_eq!(policy.arm_at, ArmAt::Settled);
+            policy.settle_for
+        };
+        assert_eq!(settle_for(&["--arm", "settled"]), Duration::from_secs(1));
+        assert_eq!(settle_for(&["--arm", "settled", "--settle-for", "250ms"]), Duration::from_millis(250));
+        assert!(parse(&["--settle-for", "1s"]).unwrap_err().contains("--arm"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  args ─► Effective + CPU ─► private guard ─► child: affinity, SIGSTOP ─ watched ─ SIGCONT ─► shim ─► CMD
-//!                                   └ records ─► tally (counts, stretches) ─► summary
+//!                                   └ records ─► tally (counts, stretches) ─► summary     (watched.rs)
 //!                                           └──► print (symbols, one line each)
 //! ```
 //!
@@ -18,3 +18,4 @@ pub mod shield;
 pub mod summary;
 pub mod tally;
 pub mod wait;
+mod watched;

@@ -30,10 +30,19 @@ use crate::{
 const WHOSE: &str = "exec";
 
 #[derive(Debug)]
-pub(super) struct Told {
-    pub(super) happening: Happening,
-    /// As our /proc shows the thread.
-    pub(super) pid: Option<i32>,
+pub(super) enum Told {
+    Happened {
+        happening: Box<Happening>,
+        /// As our /proc shows the thread.
+        pid: Option<i32>,
+    },
+    NotSettled {
+        /// CLOCK_MONOTONIC.
+        at: Duration,
+        tid: u32,
+        host_tid: u32,
+        why: String,
+    },
 }
 
 #[derive(Debug)]
@@ -82,7 +91,14 @@ impl Printer {
 
     /// Until the last sender is gone.
     pub(super) fn run(mut self, told: &Receiver<Told>) {
-        while let Ok(Told { happening, pid }) = told.recv() {
+        while let Ok(told) = told.recv() {
+            let (happening, pid) = match told {
+                Told::Happened { happening, pid } => (happening, pid),
+                Told::NotSettled { at, tid, host_tid, why } => {
+                    self.tell_not_settled(at, tid, host_tid, &why);
+                    continue;
+                }
+            };
             match (&happening.story, pid) {
                 (Story::Armed, Some(pid)) => {
                     self.symbolizer.remember(&Arc::from(WHOSE), pid, &happening.thread)
@@ -91,6 +107,17 @@ impl Printer {
                 (Story::Entry(_) | Story::ArmRefused(_) | Story::LeftCore | Story::CameOn, _) => {
                     self.tell(&happening, pid);
                 }
+            }
+        }
+    }
+
+    fn tell_not_settled(&self, at: Duration, tid: u32, host_tid: u32, why: &str) {
+        let seconds = at.saturating_sub(self.start).as_secs_f64();
+        let note = format!("thread {tid} is not armed: {why}");
+        match self.format {
+            Format::Text => say(&format!("+{seconds:.6}s {note}")),
+            Format::Json => {
+                say_json(&NotSettled { r#type: "notSettled", seconds, tid, host_tid, note: &note })
             }
         }
     }
@@ -107,6 +134,16 @@ impl Printer {
             Format::Json => say_json(&line(happening, seconds, &scene, &note)),
         }
     }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NotSettled<'a> {
+    r#type: &'static str,
+    seconds: f64,
+    tid: u32,
+    host_tid: u32,
+    note: &'a str,
 }
 
 fn line<'a>(happening: &'a Happening, seconds: f64, scene: &'a Scene, note: &'a str) -> Line<'a> {

@@ -2,54 +2,39 @@
 
 use std::{
     io,
-    os::fd::AsFd as _,
     path::{Path, PathBuf},
-    process::Stdio,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc::{TrySendError, sync_channel},
-    },
-    thread::JoinHandle,
-    time::Duration,
+    sync::Arc,
 };
 
 use nix::errno::Errno;
-use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     args::ExecArgs,
-    child::{self, ChildError, OUR_FAILURE},
+    child::{ChildError, OUR_FAILURE},
     cpu::{self, CpuError, Machine},
-    print::{Printer, Told, say, say_json},
+    print::{say, say_json},
     privileges::{self, Unprivileged},
     shield::Shield,
     summary::{Run, Summary, Verdict},
-    tally::{Seen, Tally},
     wait::{self, Ended, Signals},
+    watched::{self, Watched},
 };
 use crate::{
     agent::housekeeping::{self, HousekeepingError},
     args::Format,
-    arm::plan::shim_plan,
+    arm::settle::Clocks,
     cores::set::CpuSet,
     guard::{
-        abi::{QC_SIGNAL, qc_record},
         detector::Detector,
         load::{Guard, GuardError},
-        rules::rules,
-        slots::Slot,
         support::{Kernel, SupportError},
     },
     policy::{
         dir::{self, DirError},
-        effective::{Action, ArmAt, Class, Effective},
+        effective::{ArmAt, Effective},
     },
-    violation::happening::{Happening, Story},
 };
 
-/// Lines that wait for their symbols; what comes faster is counted only.
-const WAITING_LINES: usize = 4096;
 /// CMD ended with 0, and was not quiet, or nobody knows.
 const NOT_QUIET: u8 = 3;
 
@@ -57,11 +42,6 @@ const NOT_QUIET: u8 = 3;
 pub enum ExecError {
     #[error(transparent)]
     Unprivileged(#[from] Unprivileged),
-    #[error(
-        "arming at Settled is not supported by exec yet: use --arm prctl where the program arms itself, or --arm exec to \
-         arm it at its first instruction"
-    )]
-    Settled,
     #[error(transparent)]
     Policy(#[from] DirError),
     #[error("{path} holds {found} policies: exec takes one")]
@@ -93,7 +73,7 @@ pub enum ExecError {
 pub fn run(args: &ExecArgs) -> Result<u8, ExecError> {
     privileges::check()?;
     let file = args.policy.as_deref().map(read_policy).transpose()?;
-    let policy = can_keep(args.effective(file))?;
+    let policy = args.effective(file);
     let machine = Machine::read(Path::new("/sys"), &args.pin_dir)?;
     let cpus = cpu::choose(args.cpu.as_ref(), &machine).map_err(CpuError::from)?;
     if policy.arm_at == ArmAt::Exec && 1 < cpus.iter().count() {
@@ -103,21 +83,21 @@ pub fn run(args: &ExecArgs) -> Result<u8, ExecError> {
     // Before a second thread exists, so that all of them leave signals to the one that waits.
     let signals = Signals::take()?;
     let detector = Detector::choose(&Kernel::probe()?, &cpus, machine.topology.nohz_full.as_ref());
-    let guard = Guard::start_private(detector, &cpus)?;
+    let guard = Arc::new(Guard::start_private(detector, &cpus)?);
     let shield = Shield::raise(Path::new("/proc"), &cpus, &machine);
     if args.output == Format::Text {
         shield.could_not.iter().for_each(|item| say(&format!("{}; {}", item.what, item.remedy)));
     }
-    let start = now();
+    let start = Clocks::now().monotonic;
     let watched = Watched::start(args, &guard, &policy, &cpus, start)?;
     let ended = wait::wait(watched.pid, &signals, args.time)?;
-    let (time, status) = (now().saturating_sub(start), status_of(&ended));
-    let (seen, not_printed) = watched.finish(now())?;
+    let (time, status) = (Clocks::now().monotonic.saturating_sub(start), status_of(&ended));
+    let (seen, not_printed) = watched.finish(Clocks::now().monotonic)?;
     let could_not = shield.could_not.clone();
     drop(shield);
     let (detector, provider) = (guard.detector, guard.provider);
     let run = Run { cpus: cpus.to_string(), detector, provider, time, status, not_printed, could_not };
-    let summary = Summary::new(run, &policy, &guard.slots.counts(slot()), seen);
+    let summary = Summary::new(run, &policy, &guard.slots.counts(watched::slot()), seen);
     match args.output {
         Format::Text => say(&summary.table()),
         Format::Json => say_json(&summary),
@@ -135,128 +115,12 @@ fn read_policy(path: &Path) -> Result<Effective, ExecError> {
     }
 }
 
-/// A policy of pods may hold what only the agent does.
-fn can_keep(policy: Effective) -> Result<Effective, ExecError> {
-    match policy.arm_at {
-        ArmAt::Prctl | ArmAt::Exec => Ok(policy),
-        ArmAt::Settled => Err(ExecError::Settled),
-    }
-}
-
-/// There is one command.
-fn slot() -> Slot {
-    Slot::all().next().unwrap_or_else(|| unreachable!("slots begin with 1"))
-}
-
-fn now() -> Duration {
-    let time = clock_gettime(ClockId::Monotonic);
-    let part = |value: i64| u64::try_from(value).unwrap_or_default();
-    Duration::from_secs(part(time.tv_sec)) + Duration::from_nanos(part(time.tv_nsec))
-}
-
 fn status_of(ended: &Ended) -> u8 {
     match *ended {
         Ended::Exited(code) => u8::try_from(code & 0xff).unwrap_or(OUR_FAILURE),
         Ended::Killed { by_our_deadline: true, .. } => 0,
         Ended::Killed { signal, .. } => u8::try_from(128 + signal).unwrap_or(OUR_FAILURE),
     }
-}
-
-/// The running command, with the threads that read what the guard sees of it.
-struct Watched {
-    pid: nix::unistd::Pid,
-    stop: Arc<AtomicBool>,
-    reader: JoinHandle<Result<Tally, GuardError>>,
-    printer: JoinHandle<()>,
-    not_printed: Arc<AtomicU64>,
-}
-
-impl Watched {
-    fn start(
-        args: &ExecArgs,
-        guard: &Guard,
-        policy: &Effective,
-        cpus: &CpuSet,
-        start: Duration,
-    ) -> Result<Watched, ExecError> {
-        let stdout = match args.output {
-            Format::Text => Stdio::inherit(),
-            Format::Json => io::stderr().as_fd().try_clone_to_owned().map_err(ExecError::Stdout)?.into(),
-        };
-        let plan = shim_plan(cpus, policy, guard.provider);
-        let pid = child::start(cpus, &plan, &args.command, stdout)?;
-        guard.slots.open(slot(), rules(&recorded(policy), cpus));
-        let go = guard.watch(pid.as_raw(), slot()).map_err(ExecError::from).and_then(|_threads| {
-            let reader = start_reader(guard, policy, pid.as_raw(), args.output, start)?;
-            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT)?;
-            Ok(reader)
-        });
-        go.inspect_err(|_| {
-            // It stands still and would for ever.
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-        })
-    }
-
-    /// `at`: when the command was seen to have ended.
-    fn finish(self, at: Duration) -> Result<(Seen, u64), ExecError> {
-        self.stop.store(true, Ordering::Release);
-        let tally = self.reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        self.printer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        Ok((tally.end(at), self.not_printed.load(Ordering::Acquire)))
-    }
-}
-
-/// A class that is only counted makes no records, and causes and stretches come from records.
-fn recorded(policy: &Effective) -> Effective {
-    let actions = policy.actions.map(|action| if action == Action::Count { Action::Report } else { action });
-    Effective { actions, ..policy.clone() }
-}
-
-/// A line of the thread's own story is; an entry is by the policy as it was given, or by a signal that the program
-/// chose itself.
-fn is_reported(policy: &Effective, record: &qc_record, story: &Story) -> bool {
-    let class = match story {
-        Story::Entry(entry) => entry.class,
-        Story::CameOn => Class::Interrupt,
-        _ => return true,
-    };
-    Action::Report <= policy.actions[class.index()] || u32::from(record.action) == QC_SIGNAL
-}
-
-fn start_reader(
-    guard: &Guard,
-    policy: &Effective,
-    main: i32,
-    format: Format,
-    start: Duration,
-) -> Result<Watched, ExecError> {
-    let (told, to_tell) = sync_channel(WAITING_LINES);
-    let printer = Printer::new(format, start);
-    let printer = std::thread::spawn(move || printer.run(&to_tell));
-    let (stop, not_printed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let (records, level, policy) = (guard.records()?, guard.own_pid_level, policy.clone());
-    let (stopped, dropped) = (Arc::clone(&stop), Arc::clone(&not_printed));
-    let reader = std::thread::spawn(move || {
-        let mut tally = Tally::default();
-        let handle = |record: qc_record| {
-            let happening = match Happening::try_from(&record) {
-                Ok(happening) => happening,
-                Err(error) => return say(&error.to_string()),
-            };
-            let pid = record.pids.get(level).and_then(|pid| i32::try_from(*pid).ok()).filter(|pid| *pid != 0);
-            let reported = is_reported(&policy, &record, &happening.story);
-            tally.note(&happening, pid == Some(main), reported);
-            if !reported {
-                return;
-            }
-            if let Err(TrySendError::Full(_)) = told.try_send(Told { happening, pid }) {
-                dropped.fetch_add(1, Ordering::AcqRel);
-            }
-        };
-        records.drain_closely_until(|| stopped.load(Ordering::Acquire), handle)?;
-        Ok(tally)
-    });
-    Ok(Watched { pid: nix::unistd::Pid::from_raw(main), stop, reader, printer, not_printed })
 }
 
 #[cfg(test)]
@@ -271,23 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_only_counted_is_recorded_and_not_reported() {
-        let actions = [Action::Count, Action::Ignore, Action::Signal(10), Action::Report];
-        let policy = Effective { actions, ..crate::policy::accept::node_default() };
-        let expect = [Action::Report, Action::Ignore, Action::Signal(10), Action::Report];
-        assert_eq!(recorded(&policy).actions, expect);
-        let reported = |class: u8, action: u32| {
-            let record =
-                qc_record { class, action: action.try_into().unwrap(), kind: 2, ..qc_record::default() };
-            is_reported(&policy, &record, &Happening::try_from(&record).unwrap().story)
-        };
-        assert!(!reported(0, 2), "Count");
-        assert!(reported(0, QC_SIGNAL), "a signal by the program's own prctl");
-        assert!(reported(2, QC_SIGNAL) && reported(3, 2));
-    }
-
-    #[test]
-    fn a_policy_file_holds_one_policy_that_this_version_can_keep() {
+    fn a_policy_file_holds_one_policy_that_this_version_accepts() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("p.yaml");
         let policy = |name: &str, spec: &str| {
@@ -304,8 +152,5 @@ mod tests {
         assert!(two.ends_with("holds 2 policies: exec takes one"), "{two}");
         let refused = read(policy("p", "{cores: {sharedCpus: 1}}")).unwrap_err();
         assert!(refused.contains("is not accepted: spec.cores.sharedCpus"), "{refused}");
-        let settled = read(policy("p", "{arm: {at: Settled}}")).unwrap();
-        let refused = can_keep(settled).unwrap_err().to_string();
-        assert!(refused.contains("arming at Settled is not supported by exec yet"), "{refused}");
     }
 }

@@ -110,10 +110,10 @@ mod tests {
         let root = Path::new("/pins");
         let dir = |object| dir_of(root, object, VARIANT);
         assert_ne!(dir(b"one"), dir(b"other"));
-        assert_eq!(dir(b"one"), Path::new("/pins/abi4-7692c3ad3540bb80-tracepoint-seccomp"));
+        assert_eq!(dir(b"one"), Path::new("/pins/abi5-7692c3ad3540bb80-tracepoint-seccomp"));
         assert_eq!(
             partial(&dir(b"one")),
-            Path::new("/pins/abi4-7692c3ad3540bb80-tracepoint-seccomp-partial")
+            Path::new("/pins/abi5-7692c3ad3540bb80-tracepoint-seccomp-partial")
         );
     }
 

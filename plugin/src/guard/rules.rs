@@ -29,6 +29,7 @@ pub fn rules(policy: &Effective, cpus: &CpuSet) -> abi::qc_grant {
         };
         grant.actions[class.index()] = u8::try_from(action).unwrap_or_default();
         grant.signals[class.index()] = signal;
+        grant.restless[class.index()] = u8::from(Action::Report <= policy.actions[class.index()]);
         if let Some(budget) = policy.budgets[class.index()] {
             grant.budget_ns[class.index()] = nanoseconds(budget.per);
             grant.budget_entries[class.index()] = budget.entries;
@@ -76,6 +77,7 @@ mod tests {
         assert_eq!(grant.cpus[..2], [2, 1]);
         assert_eq!((grant.except[0], grant.except[1], grant.except[7]), (1, 2, 1 << 63));
         assert_eq!((grant.actions, grant.signals), ([3, 4, 1, 0], [10, 0, 0, 0]));
+        assert_eq!(grant.restless, [1, 1, 0, 0]);
         assert_eq!((grant.settle_ns, grant.enforce, grant.continuous, grant.locked), (500_000_000, 1, 1, 1));
         assert_eq!((grant.budget_ns[1], grant.budget_entries[1], grant.budget_ns[0]), (2_000_000, 3, 0));
         assert_eq!((grant.enforce_ns, grant.seats), (60_000_000_000, 0));

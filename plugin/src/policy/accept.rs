@@ -20,9 +20,6 @@ use super::{
 /// Exceptions of a program armed at its exec count after this long without one.
 const EXEC_SETTLES_AFTER: Duration = Duration::from_millis(500);
 
-/// How long a thread must be quiet under `arm.at: Settled`, where the policy does not say.
-const SETTLES_AFTER: Duration = Duration::from_secs(1);
-
 /// The longest list of names in a message: objects older than the schema may hold any number.
 const MAX_NAMED: usize = 8;
 
@@ -146,13 +143,21 @@ impl Problems {
     }
 }
 
+/// `Effective::settle_for` where the policy does not say.
+pub fn settles_after(at: ArmAt) -> Duration {
+    match at {
+        ArmAt::Prctl | ArmAt::Exec => EXEC_SETTLES_AFTER,
+        ArmAt::Settled => Duration::from_secs(1),
+    }
+}
+
 fn judge_arm(arm: &crd::Arm, problems: &mut Problems) -> (ArmAt, ArmAfter, Duration) {
     let crd::Arm { at, settle_for, after } = arm;
     let asked = settle_for.as_deref().and_then(|text| problems.note(time("spec.arm.settleFor", text)));
-    let (at, by_default) = match at {
-        crd::ArmAt::Prctl => (ArmAt::Prctl, EXEC_SETTLES_AFTER),
-        crd::ArmAt::Exec => (ArmAt::Exec, EXEC_SETTLES_AFTER),
-        crd::ArmAt::Settled => (ArmAt::Settled, SETTLES_AFTER),
+    let at = match at {
+        crd::ArmAt::Prctl => ArmAt::Prctl,
+        crd::ArmAt::Exec => ArmAt::Exec,
+        crd::ArmAt::Settled => ArmAt::Settled,
     };
     if at != ArmAt::Settled && settle_for.is_some() {
         problems.0.push(Problem::SettleForAlone);
@@ -161,7 +166,7 @@ fn judge_arm(arm: &crd::Arm, problems: &mut Problems) -> (ArmAt, ArmAfter, Durat
         crd::ArmAfter::OneShot => ArmAfter::OneShot,
         crd::ArmAfter::Continuous => ArmAfter::Continuous,
     };
-    (at, after, asked.unwrap_or(by_default))
+    (at, after, asked.unwrap_or(settles_after(at)))
 }
 
 fn refuse_cores(cores: &crd::Cores, problems: &mut Problems) {
