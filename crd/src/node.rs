@@ -51,10 +51,13 @@ pub struct DataplaneNodeStatus {
     /// Release of the running kernel: 6.12.0-1-amd64.
     #[serde(default)]
     pub kernel: String,
-    /// How kernel entries are seen: Tracepoint.
+    /// How kernel entries are seen: Edge, or Tracepoint, which slows each system call of the whole node.
     #[serde(default)]
     pub detector: String,
-    /// Who answers the prctl: Seccomp.
+    /// What a system call of anybody on this node costs, measured when the guard was attached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_call_tax: Option<SystemCallTax>,
+    /// Who answers the prctl: Lsm or Seccomp.
     #[serde(default)]
     pub provider: String,
     /// Container runtime and its NRI version.
@@ -72,6 +75,15 @@ pub struct DataplaneNodeStatus {
     #[serde(default)]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+/// Of one getppid(2) of a thread that nobody watches, on a housekeeping CPU.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct SystemCallTax {
+    /// Before the guard was attached.
+    pub without_nanoseconds: i64,
+    pub with_nanoseconds: i64,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]

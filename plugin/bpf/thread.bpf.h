@@ -48,6 +48,13 @@ struct {
 	__type(value, struct qc_seat);
 } qc_seats SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, unsigned int);
+	__type(value, struct qc_tax);
+} qc_tax_map SEC(".maps");
+
 /* Which detector this is: set before it is loaded, so that the other's code is not even verified. */
 const volatile unsigned char qc_edge SEC(".rodata.detector");
 

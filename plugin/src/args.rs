@@ -5,7 +5,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{check::CheckArgs, cores::set::CpuSet, exec::args::ExecArgs};
+use crate::{check::CheckArgs, cores::set::CpuSet, exec::args::ExecArgs, guard::detector::Allowed};
 
 /// Isolated CPU cores with a strict dataplane policy, and proof that it is kept.
 #[derive(Debug, Parser)]
@@ -52,6 +52,9 @@ pub struct AgentArgs {
     /// CPUs that strict pods may get, in the kernel's list format: 2-15,18-31
     #[arg(long, value_name = "LIST", env = "QUIETCORE_ISOLATED_CPUS")]
     pub isolated_cpus: CpuSet,
+    /// Which detectors this node may run
+    #[arg(long, value_enum, value_name = "WHICH", default_value = "auto", env = "QUIETCORE_DETECTOR")]
+    pub detector: Allowed,
     /// Where the ledger, the last accepted policies and the shim are kept, across restarts and reboots
     #[arg(long, value_name = "DIR", default_value = "/var/lib/quietcore")]
     pub state_dir: PathBuf,

@@ -270,6 +270,13 @@ fn an_agents_core_is_not_taken() {
 }
 
 #[test]
+fn a_detector_that_is_not_allowed_is_not_taken_instead() {
+    let refused = run(&["--cpu", "1", "--detector", "edge"], &["sh", "-c", "echo started"]);
+    assert_eq!((refused.code, &*refused.stdout), (Some(125), ""));
+    assert!(refused.stderr.contains("--detector edge allows no other detector"), "{}", refused.stderr);
+}
+
+#[test]
 fn a_cpu_is_left_for_the_rest_of_the_machine() {
     let run = run(&["--cpu", "0-1"], &["true"]);
     assert_eq!(run.code, Some(125));

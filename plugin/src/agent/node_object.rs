@@ -16,7 +16,7 @@ use kube::{
 };
 use quietcore_crd::{
     DataplaneNode,
-    node::{Core, CoreState, DataplaneNodeSpec, DataplaneNodeStatus},
+    node::{Core, CoreState, DataplaneNodeSpec, DataplaneNodeStatus, SystemCallTax},
     reason::ConditionReason,
 };
 use tokio::sync::watch;
@@ -29,7 +29,10 @@ use crate::{
         ledger::Grant,
         set::{CpuId, CpuSet},
     },
-    guard::load::{Guard, GuardError},
+    guard::{
+        load::{Guard, GuardError},
+        tax::Tax,
+    },
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -174,6 +177,7 @@ impl NodeObject {
             isolated_cpus: published.map(|cpus| cpus.to_string()).unwrap_or_default(),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             detector: self.guard.detector.name().to_owned(),
+            system_call_tax: self.guard.tax.map(tax),
             provider: self.guard.provider.name().to_owned(),
             runtime: seen.runtime.map(|runtime| runtime.to_string()).unwrap_or_default(),
             strict_containers: strict,
@@ -192,6 +196,11 @@ fn core(cpu: CpuId, grants: &[Grant]) -> Core {
     let holder = grants.iter().find(|grant| grant.cpus.contains(cpu)).map(holder);
     let state = if holder.is_some() { CoreState::Granted } else { CoreState::Free };
     Core { cpu: i64::from(cpu.number()), state, holder }
+}
+
+fn tax(Tax { without, with }: Tax) -> SystemCallTax {
+    let nanoseconds = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+    SystemCallTax { without_nanoseconds: nanoseconds(without), with_nanoseconds: nanoseconds(with) }
 }
 
 /// Server-side apply refuses an object that carries what only the server sets.

@@ -32,7 +32,7 @@ use crate::{
         topology::{Topology, TopologyError},
     },
     guard::{
-        detector::Detector,
+        detector::{Allowed, Detector, NotEdge},
         load::{Guard, GuardError},
         support::{Kernel, SupportError},
     },
@@ -60,6 +60,8 @@ pub enum AgentError {
     Guard(#[from] GuardError),
     #[error(transparent)]
     Support(#[from] SupportError),
+    #[error(transparent)]
+    Detector(#[from] NotEdge),
     #[error(transparent)]
     Grants(#[from] StoreError),
     #[error(transparent)]
@@ -89,6 +91,7 @@ struct Parts {
 pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
     let AgentArgs {
         isolated_cpus,
+        detector,
         state_dir,
         pin_dir,
         nri_socket,
@@ -105,7 +108,7 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
     let topology = Topology::read(Path::new("/sys"))?;
     topology.can_isolate(&isolated_cpus)?;
     let shim_on_node = shim_file::install(&state_dir)?;
-    let guard = Arc::new(start_guard(&pin_dir, &topology, &isolated_cpus)?);
+    let guard = Arc::new(start_guard(&pin_dir, detector, &topology, &isolated_cpus)?);
     let grants = Arc::new(Grants::open(state_dir.join("ledger.json"), &isolated_cpus)?);
     let client = match policy_dir {
         None => Some(kube::Client::try_default().await.map_err(Box::new)?),
@@ -168,14 +171,22 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
     result
 }
 
-fn start_guard(pin_dir: &Path, topology: &Topology, cores: &CpuSet) -> Result<Guard, AgentError> {
-    let detector = Detector::choose(&Kernel::probe()?, cores, topology.nohz_full.as_ref());
+fn start_guard(
+    pin_dir: &Path,
+    allowed: Allowed,
+    topology: &Topology,
+    cores: &CpuSet,
+) -> Result<Guard, AgentError> {
+    let nohz_full = topology.nohz_full.as_ref();
+    let detector = Detector::choose_of(allowed, &Kernel::probe()?, cores, nohz_full)?;
     let guard = Guard::start(pin_dir, detector, cores)?;
     tracing::info!(
         step = 7,
         adopted = guard.adopted,
         detector = detector.name(),
         provider = guard.provider.name(),
+        system_call_without = ?guard.tax.map(|tax| tax.without),
+        system_call_with = ?guard.tax.map(|tax| tax.with),
         "guard is attached"
     );
     Ok(guard)

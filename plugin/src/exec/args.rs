@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use crate::{
     args::{Format, parse_timeout},
     cores::set::CpuSet,
+    guard::detector::Allowed,
     policy::{
         accept::{node_default, settles_after},
         effective::{Action, ArmAfter, ArmAt, Class, Effective},
@@ -83,6 +84,9 @@ pub struct ExecArgs {
     /// Does the first signal disarm the thread? [default: the policy's, else one-shot]
     #[arg(long, value_enum, value_name = "HOW")]
     pub after: Option<After>,
+    /// How entries may be seen while CMD runs
+    #[arg(long, value_enum, value_name = "WHICH", default_value = "auto")]
+    pub detector: Allowed,
     /// End CMD after this time, by SIGTERM and 2 s later by SIGKILL: 10s, 5m
     #[arg(long = "for", value_name = "TIME", value_parser = parse_timeout)]
     pub time: Option<Duration>,

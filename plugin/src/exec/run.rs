@@ -25,7 +25,7 @@ use crate::{
     arm::settle::Clocks,
     cores::set::CpuSet,
     guard::{
-        detector::Detector,
+        detector::{Detector, NotEdge},
         load::{Guard, GuardError},
         support::{Kernel, SupportError},
     },
@@ -62,6 +62,8 @@ pub enum ExecError {
     #[error(transparent)]
     Kernel(#[from] SupportError),
     #[error(transparent)]
+    Detector(#[from] NotEdge),
+    #[error(transparent)]
     Child(#[from] ChildError),
     #[error("wait for the command")]
     Wait(#[from] Errno),
@@ -82,7 +84,8 @@ pub fn run(args: &ExecArgs) -> Result<u8, ExecError> {
     housekeeping::stay_off(&cpus)?;
     // Before a second thread exists, so that all of them leave signals to the one that waits.
     let signals = Signals::take()?;
-    let detector = Detector::choose(&Kernel::probe()?, &cpus, machine.topology.nohz_full.as_ref());
+    let detector =
+        Detector::choose_of(args.detector, &Kernel::probe()?, &cpus, machine.topology.nohz_full.as_ref())?;
     let guard = Arc::new(Guard::start_private(detector, &cpus)?);
     let shield = Shield::raise(Path::new("/proc"), &cpus, &machine);
     if args.output == Format::Text {

@@ -19,6 +19,7 @@ use super::{
     self_test::{self, SelfTestError},
     slots::{Slot, Slots},
     support::{Kernel, SupportError},
+    tax::{self, Tax},
     watch::{self, WatchError},
 };
 use crate::{arm::plan::Provider, cores::set::CpuSet};
@@ -40,8 +41,8 @@ pub enum GuardError {
     #[error("change pins at {path}")]
     PinDir { path: PathBuf, source: io::Error },
     #[error(
-        "strict containers run under the guard of another quietcore version (pinned at {path}): drain this \
-         node's strict pods, then restart the agent"
+        "strict containers run under the guard of another quietcore version, or of another --detector (pinned at \
+         {path}): drain this node's strict pods, then restart the agent"
     )]
     OtherVersionInUse { path: PathBuf },
     #[error(
@@ -60,6 +61,8 @@ pub enum GuardError {
     Map(#[source] io::Error),
     #[error("read the ring of records")]
     Ring(#[source] libbpf_rs::Error),
+    #[error("keep what a system call costs under the guard")]
+    Tax(#[source] libbpf_rs::Error),
     #[error("find the agent's PID namespace")]
     PidLevel(#[source] libbpf_rs::Error),
     #[error(transparent)]
@@ -78,6 +81,8 @@ pub struct Guard {
     pub adopted: bool,
     pub detector: Detector,
     pub provider: Provider,
+    /// `None`: nobody measured it.
+    pub tax: Option<Tax>,
     /// Those of a guard that is not pinned: it ends with this.
     _links: Vec<Link>,
     root: Option<PathBuf>,
@@ -108,7 +113,8 @@ impl Guard {
             }
         };
         let guard = Guard::over(Maps::pinned(&dir)?, variant)?;
-        Ok(Guard { adopted: was_pinned, root: Some(root.to_owned()), ..guard })
+        let tax = Tax::read(&guard.maps.tax)?;
+        Ok(Guard { adopted: was_pinned, root: Some(root.to_owned()), tax, ..guard })
     }
 
     /// Of one command: ends with it, needs no bpffs, and adopts nothing.
@@ -136,6 +142,7 @@ impl Guard {
             adopted: false,
             detector,
             provider,
+            tax: None,
             _links: Vec::new(),
             root: None,
         })
@@ -175,8 +182,11 @@ fn load_and_pin(kernel: &Kernel, variant: Variant, dir: &Path, cores: &CpuSet) -
         |source| GuardError::PinDir { path, source }
     };
     fs::create_dir(&partial).map_err(at(&partial))?;
+    let without = tax::null_call();
     let done = attach_all(kernel, variant, &partial).and_then(|object| {
-        let slots = Slots::map(&Maps::of(&object)?).map_err(GuardError::Map)?;
+        let maps = Maps::of(&object)?;
+        Tax { without, with: tax::null_call() }.keep(&maps.tax)?;
+        let slots = Slots::map(&maps).map_err(GuardError::Map)?;
         self_test::run(&object, &slots, variant.detector, cores)?;
         fs::rename(&partial, dir).map_err(at(dir))
     });

@@ -13,6 +13,7 @@ pub(super) struct Maps {
     pub(super) counts: MapHandle,
     pub(super) cpus: MapHandle,
     pub(super) seats: MapHandle,
+    pub(super) tax: MapHandle,
     records: MapHandle,
 }
 
@@ -35,6 +36,7 @@ impl Maps {
             counts: open("qc_counts_map")?,
             cpus: open(".data.cpus")?,
             seats: open("qc_seats")?,
+            tax: open("qc_tax_map")?,
             records: open("qc_records")?,
         })
     }

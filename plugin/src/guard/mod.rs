@@ -9,6 +9,7 @@ mod object;
 mod maps;
 mod prctl;
 pub mod load;
+pub mod tax;
 pub mod pins;
 pub mod rules;
 pub mod self_test;

@@ -36,6 +36,16 @@ fn threads_stay_guarded_while_no_agent_runs_and_the_next_one_reads_what_happened
 }
 
 #[test]
+fn what_a_system_call_costs_under_the_guard_is_measured_once_and_kept_for_the_next_agent() {
+    let mut stand = Stand::of_an_agent();
+    let measured = stand.guard().tax.unwrap();
+    assert!(!measured.without.is_zero() && !measured.with.is_zero(), "{measured:?}");
+    stand.agent_mut().lose();
+    stand.agent_mut().start().unwrap();
+    assert_eq!((stand.guard().adopted, stand.guard().tax), (true, Some(measured)));
+}
+
+#[test]
 fn an_agent_of_another_version_waits_until_no_strict_container_runs() {
     let mut stand = Stand::of_an_agent();
     let slot = Slot::new(3).unwrap();
