@@ -94,7 +94,7 @@ fn full_cause_words(
     scene: &Scene,
 ) -> String {
     let mut words = match (&entry.cause, &blame.came) {
-        (Cause::Tick, _) => blame::tick_words(blame.tick, thread.cpu, scene.ticks),
+        (Cause::Tick, _) => blame::tick_words(blame, thread.cpu, scene),
         (Cause::Switch { .. }, Some(came)) => format!("switched out by {}", blame::came_words(came, scene)),
         (cause, _) => cause_words(cause, name),
     };
