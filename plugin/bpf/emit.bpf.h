@@ -114,6 +114,8 @@ static __always_inline void fill_cause(struct qc_record *record, const struct ha
 
 	if (what->blame)
 		record->blame = *what->blame;
+	if (what->kind == QC_KIND_ARM_REFUSED && cpu)
+		record->tick_dependency = cpu->tick_dependency;
 	if (what->kind == QC_KIND_TICK && cpu) {
 		record->tick_dependency = cpu->tick_dependency;
 		record->timers[0] = cpu->timers[0];

@@ -36,7 +36,7 @@ pub fn describe(happening: &Happening, scene: &Scene, names: &dyn Fn(u64) -> Opt
         },
         Story::Armed => format!("armed {}", who(thread, place)),
         Story::Disarmed => format!("disarmed by the program: {}", who(thread, place)),
-        Story::ArmRefused(refused) => refused_note(*refused, thread, place),
+        Story::ArmRefused(refused) => refused_note(*refused, thread, blame, place),
         Story::LeftCore => format!(
             "thread {} left its core: its affinity is no longer exactly one CPU of the grant; disarmed until the \
              program pins the thread to one and arms again",
@@ -174,7 +174,7 @@ fn answer_words(answer: Answer, thread: &Thread) -> String {
     }
 }
 
-fn refused_note(refused: Refused, thread: &Thread, place: &Place) -> String {
+fn refused_note(refused: Refused, thread: &Thread, blame: &Blame, place: &Place) -> String {
     let who = who(thread, place);
     let why = match refused {
         Refused::Affinity => {
@@ -187,6 +187,14 @@ fn refused_note(refused: Refused, thread: &Thread, place: &Place) -> String {
         }
         Refused::Argument => {
             "bad argument; only ENABLE and CLASSES with signals 1 to 64 are known, and arg4 and arg5 must be 0"
+        }
+        Refused::Tick => {
+            let why = blame.tick.map(blame::kept_by).unwrap_or_else(|| "its tick does not stop".to_owned());
+            return format!(
+                "prctl at {place} {who} answered EAGAIN: cpu {} ticks ({why}), and a tick would bring a signal; the \
+                 program should try again until the tick stops",
+                thread.cpu
+            );
         }
         Refused::Seat => {
             return format!(

@@ -103,19 +103,22 @@ fn tick_itself(dependency: Option<TickDependency>, cpu: u32, ticks: Ticks) -> St
     let why = match ticks {
         Ticks::OnEveryCpu => "this kernel ticks on every CPU: CONFIG_NO_HZ_FULL is not set".to_owned(),
         Ticks::OnThisCpu => format!("cpu {cpu} is not in nohz_full"),
-        Ticks::WhenNeeded => {
-            let Some(dependency) = dependency else { return "local timer tick".to_owned() };
-            let known = DEPENDENCIES.iter().enumerate();
-            let found: Vec<_> =
-                known.filter(|(bit, _)| dependency.0 >> bit & 1 == 1).map(|(_, name)| *name).collect();
-            match (dependency.0, found.is_empty()) {
-                (0, _) => "a timer was due".to_owned(),
-                (bits, true) => format!("kept by dependency {bits:#x}"),
-                (_, false) => format!("kept by {}", found.join(" and ")),
-            }
-        }
+        Ticks::WhenNeeded => match dependency {
+            None => return "local timer tick".to_owned(),
+            Some(dependency) => kept_by(dependency),
+        },
     };
     format!("local timer tick ({why})")
+}
+
+pub(super) fn kept_by(TickDependency(bits): TickDependency) -> String {
+    let known = DEPENDENCIES.iter().enumerate();
+    let found: Vec<_> = known.filter(|(bit, _)| bits >> bit & 1 == 1).map(|(_, name)| *name).collect();
+    match (bits, found.is_empty()) {
+        (0, _) => "a timer was due".to_owned(),
+        (bits, true) => format!("kept by dependency {bits:#x}"),
+        (_, false) => format!("kept by {}", found.join(" and ")),
+    }
 }
 
 #[cfg(test)]

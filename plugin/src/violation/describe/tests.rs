@@ -275,6 +275,12 @@ fn a_refused_arming_says_what_to_do() {
             "thread (l2fwd, tid 31, cpu 5) is never armed: the guard can watch 4095 threads of a node until they settle, and has no place free; run fewer threads under policies with arm.at: Settled"
         ],
     );
+    check(
+        abi::qc_record { tick_dependency: 4 | abi::QC_TICK_KNOWN, ..refused(abi::QC_REFUSED_TICK) },
+        expect![
+            "prctl at fwd_loop+0x1c (l2fwd, tid 31, cpu 5) answered EAGAIN: cpu 5 ticks (kept by the scheduler (a second runnable task, a CFS quota or a deadline server)), and a tick would bring a signal; the program should try again until the tick stops"
+        ],
+    );
 }
 
 #[test]
