@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use crate::{
-    guard::abi::QC_SEATS,
+    guard::abi::{QC_SEATS, QC_SEATS_EACH},
     violation::{
         blame::Blame,
         happening::{Answer, Cause, Entry, Happening, Refused, Story, SyscallAbi, Thread},
@@ -198,8 +198,8 @@ fn refused_note(refused: Refused, thread: &Thread, blame: &Blame, place: &Place)
         }
         Refused::Seat => {
             return format!(
-                "thread {who} is never armed: the guard can watch {} threads of a node until they settle, and has no \
-                 place free; run fewer threads under policies with arm.at: Settled",
+                "thread {who} is never armed: the guard can watch {QC_SEATS_EACH} threads of a container and {} of a node \
+                 until they settle, and has no place free; run fewer threads under policies with arm.at: Settled",
                 QC_SEATS - 1
             );
         }

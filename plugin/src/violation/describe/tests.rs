@@ -272,7 +272,7 @@ fn a_refused_arming_says_what_to_do() {
     check(
         refused(abi::QC_REFUSED_SEAT),
         expect![
-            "thread (l2fwd, tid 31, cpu 5) is never armed: the guard can watch 4095 threads of a node until they settle, and has no place free; run fewer threads under policies with arm.at: Settled"
+            "thread (l2fwd, tid 31, cpu 5) is never armed: the guard can watch 1024 threads of a container and 4095 of a node until they settle, and has no place free; run fewer threads under policies with arm.at: Settled"
         ],
     );
     check(
