@@ -156,8 +156,8 @@ fn answer_words(answer: Answer, thread: &Thread) -> String {
         Answer::Frozen => {
             let pid = thread.host_tgid;
             format!(
-                "process frozen; on its node gdb -p {pid} or gcore {pid} show where it stands, and quietcore resume \
-                 POD (in the agent's container) lets it go on"
+                "process frozen; on its node gdb -p {pid} or gcore {pid} show where it stands, and kill -CONT {pid}, or \
+                 quietcore resume POD in the agent's container, lets it go on"
             )
         }
         Answer::Escalated(9 | 0) => {

@@ -74,7 +74,7 @@ fn a_frozen_process_comes_with_what_to_do_about_it() {
     check(
         abi::qc_record { signal: 19, detail: 39, ..frozen },
         expect![
-            "syscall getpid(2) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): process frozen; on its node gdb -p 4711 or gcore 4711 show where it stands, and quietcore resume POD (in the agent's container) lets it go on"
+            "syscall getpid(2) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): process frozen; on its node gdb -p 4711 or gcore 4711 show where it stands, and kill -CONT 4711, or quietcore resume POD in the agent's container, lets it go on"
         ],
     );
 }
