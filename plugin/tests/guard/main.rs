@@ -16,6 +16,7 @@ mod workload;
 mod counts;
 mod oracle;
 mod signals;
+mod values;
 mod arming;
 mod leaving;
 mod hostile;
