@@ -144,10 +144,10 @@
 #define PR_TASK_ISOLATION_SIGNALS(syscall, exception, interrupt)                                             \
 	((unsigned long)(syscall) | (unsigned long)(exception) << 8 | (unsigned long)(interrupt) << 16)
 
-/* Of a siginfo_t *: the value of a violation's signal, an unsigned int; 0 for any other signal. */
+/* Of a siginfo_t *: the value of a violation's signal, an unsigned int; 0 for any other signal */
 #define PR_TASK_ISOLATION_VALUE(info)                                                                        \
 	((info)->si_code == SI_KERNEL &&                                                                     \
-		 PR_TASK_ISOLATION_IS_VALUE((unsigned int)(info)->si_value.sival_int)                        \
+		 PR_TASK_ISOLATION_IS_VALUE((unsigned long)(info)->si_value.sival_ptr)                       \
 	     ? (unsigned int)(info)->si_value.sival_int                                                      \
 	     : 0U)
 
