@@ -51,7 +51,7 @@ fn recorded(record: &qc_record) -> Violation {
 }
 
 /// bpf_send_signal_task: since 6.13.
-fn kernel_can_carry() -> bool {
+pub(crate) fn kernel_can_carry() -> bool {
     Kernel::probe().unwrap().has_function("bpf_send_signal_task")
 }
 
