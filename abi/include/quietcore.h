@@ -68,9 +68,9 @@
  * The handler's third argument, a ucontext_t, says where it was (uc_mcontext.gregs[REG_RIP] on x86-64):
  *
  *	syscall		the instruction after the system call's; its result is in REG_RAX
- *	page fault	the instruction that faulted: it is executed when the handler returns
- *	trap		the handler of the trap's own signal, about to run; where the kernel fixed it up, the
- *			next instruction
+ *	exception	the instruction that faulted: it is executed when the handler returns. Where the
+ *			kernel makes a signal of it (SIGILL, SIGSEGV), that signal's handler, about to run;
+ *			where it fixed it up silently, the next instruction
  *	interrupt	the interrupted instruction: not yet executed
  *
  * RETURN VALUE
@@ -96,6 +96,9 @@
  * enters the kernel makes violations of its own, without end where it is sent a signal for each: store the
  * value, return, and print it when the thread is disarmed. Of a standard signal (SIGUSR1) that is pending the
  * kernel keeps the first only; real-time signals (SIGRTMIN + n) come once for each violation, in their order.
+ *
+ * A system call that would sleep is interrupted by its own signal: EINTR. So no SA_RESTART: it would only be
+ * made again, under Continuous without end.
  *
  * The value does not reach a 32-bit program, nor signalfd(2).
  *

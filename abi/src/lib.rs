@@ -4,7 +4,7 @@
 //! `no_std`, without dependencies, and nothing here allocates: all of it may be called in a signal handler.
 //!
 //! ```no_run
-//! use quietcore_abi::{Cause, Signals, arm, disarm};
+//! use quietcore_abi::{Signals, arm, disarm};
 //!
 //! # fn poll_the_ring() -> bool { true }
 //! # let usr1 = 10;

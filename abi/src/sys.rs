@@ -3,7 +3,7 @@
 
 use core::{arch::asm, ffi::c_void};
 
-use crate::{PR_TASK_ISOLATION, violation};
+use crate::{PR_TASK_ISOLATION, Violation, violation};
 
 /// 0 or an errno. Inlined, so that no page but the caller's own is needed when it returns.
 #[cfg(target_arch = "x86_64")]
@@ -55,7 +55,7 @@ struct SigInfo {
     value: u64,
 }
 
-/// What the signal of a violation carries, for [`Violation::from_value`](crate::Violation::from_value); 0 of
+/// What the signal of a violation carries, for [`Violation::from_value`]; 0 of
 /// any other signal, and of a violation's before Linux 6.13, where its number alone tells the class.
 ///
 /// # Safety
@@ -68,4 +68,18 @@ pub unsafe fn value(info: *const c_void) -> u32 {
     // SAFETY: the caller's promise; a siginfo_t is 128 bytes and aligned to 8.
     let info = unsafe { &*info.cast::<SigInfo>() };
     violation::value_of(info.code, info.value)
+}
+
+impl Violation {
+    /// For a handler that may do more than store the [`value`]: the violation has disarmed the thread (OneShot).
+    /// `None` where that is 0.
+    ///
+    /// # Safety
+    ///
+    /// As of [`value`].
+    #[must_use]
+    pub unsafe fn from_siginfo(info: *const c_void) -> Option<Violation> {
+        // SAFETY: the caller's promise is the same.
+        Violation::from_value(unsafe { value(info) })
+    }
 }

@@ -184,6 +184,9 @@ fn read(printed: &[u8]) -> Vec<u32> {
             // SAFETY: of the size and the alignment of a siginfo_t, and written by a program that has the type.
             let value = unsafe { quietcore_abi::value(info.as_ptr().cast()) };
             assert_eq!((word(&by_header[..4]), word(&by_header[4..])), (value, value));
+            // SAFETY: the same.
+            let violation = unsafe { Violation::from_siginfo(info.as_ptr().cast()) };
+            assert_eq!(violation, Violation::from_value(value));
             value
         })
         .collect()

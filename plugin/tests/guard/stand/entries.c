@@ -187,16 +187,36 @@ static void signal_each_fault(long n)
 /* The trap's own signal is delivered first: ours then finds its handler about to run. */
 static void signal_each_trap(long n)
 {
-	handle(SIGILL, skip_ud2);
+	handle(SIGILL, resume_there);
+	handle(SIGSEGV, resume_there);
 	handle(EACH, on_signal);
 	raise(EACH);
 	n_told = 0;
-	printf("skip=%p\n", (void *)skip_ud2);
+	printf("resume_there=%p\n", (void *)resume_there);
 	fflush(stdout);
 	arm(0, EACH, 0);
-	while (n--)
-		asm volatile("ud2" : : : "memory");
+	while (n--) {
+		TRAP("ud2");
+		TRAP("mov 8, %%rcx");
+	}
 	disarm();
+	tell();
+}
+
+/* A call that would never return. */
+static void signal_a_sleep(long unused)
+{
+	int ends[2];
+	char byte;
+	long ret;
+
+	if (pipe(ends))
+		perror("pipe");
+	handle(EACH, on_signal);
+	arm(EACH, 0, 0);
+	ret = call(SYS_read, ends[0], (long)&byte, 1, 0, 0);
+	disarm();
+	printf("ret=%ld\n", ret);
 	tell();
 }
 
@@ -224,6 +244,7 @@ static const struct day own_days[] = {
     {"signal-each-call", signal_each_call},
     {"signal-each-fault", signal_each_fault},
     {"signal-each-trap", signal_each_trap},
+    {"signal-a-sleep", signal_a_sleep},
     {"signal-strange-calls", signal_strange_calls},
     {"getppids", getppids},
     {0, 0},

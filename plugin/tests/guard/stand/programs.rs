@@ -32,6 +32,7 @@ pub fn poll_loop_rust() -> &'static str {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("examples");
         let built = target.join("x86_64-unknown-linux-gnu/debug/examples/poll-loop");
         let mut cargo = Command::new(env!("CARGO"));
+        cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
         cargo.args([
             "build",
             "--quiet",
