@@ -39,7 +39,7 @@
  * A handler with SA_SIGINFO, and sigwaitinfo(2), get of a violation:
  *
  *	si_signo	the signal that was chosen: on every kernel it can tell the class
- *	si_code		SI_KERNEL; no other process can forge that
+ *	si_code		SI_KERNEL; no other process can send that
  *	si_pid, si_uid	0
  *	si_value	since Linux 6.13: class, cause and detail, in 32 bits; before: 0
  *
@@ -103,11 +103,12 @@
  * The value does not reach a 32-bit program, nor signalfd(2).
  *
  * EXAMPLE
- *	static volatile sig_atomic_t told;
+ *	static volatile sig_atomic_t told, value;
  *
  *	static void on_violation(int sig, siginfo_t *info, void *context)
  *	{
- *		told = (int)PR_TASK_ISOLATION_VALUE(info);
+ *		value = (int)PR_TASK_ISOLATION_VALUE(info);
+ *		told = sig;
  *	}
  *
  *	int main(void)
@@ -115,15 +116,18 @@
  *		struct sigaction action = {.sa_sigaction = on_violation, .sa_flags = SA_SIGINFO};
  *
  *		sigaction(SIGUSR1, &action, 0);
+ *		sigaction(SIGUSR2, &action, 0);
  *		mlockall(MCL_CURRENT | MCL_FUTURE);
  *		if (prctl(PR_TASK_ISOLATION, PR_TASK_ISOLATION_ENABLE | PR_TASK_ISOLATION_CLASSES,
- *			  PR_TASK_ISOLATION_SIGNALS(SIGUSR1, SIGUSR1, SIGUSR1), 0, 0))
+ *			  PR_TASK_ISOLATION_SIGNALS(SIGUSR1, SIGUSR2, 0), 0, 0))
  *			err(1, "prctl(PR_TASK_ISOLATION)");
  *		while (!told)
  *			poll_the_ring();
  *		prctl(PR_TASK_ISOLATION, 0, 0, 0, 0);
- *		if (PR_TASK_ISOLATION_CAUSE(told) == PR_TASK_ISOLATION_CAUSE_SYSCALL)
- *			printf("system call %u\n", PR_TASK_ISOLATION_DETAIL(told));
+ *		if (PR_TASK_ISOLATION_CAUSE(value) == PR_TASK_ISOLATION_CAUSE_SYSCALL)
+ *			printf("system call %u\n", PR_TASK_ISOLATION_DETAIL(value));
+ *		else
+ *			printf("%s\n", strsignal(told));
  *	}
  *
  * A whole one: examples/poll-loop in quietcore's repository.

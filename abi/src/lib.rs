@@ -1,7 +1,8 @@
 //! The prctl by which a thread asks that its kernel entries be violations, for Rust programs;
 //! `include/quietcore.h` is the same for C, and its man page: what is a violation, what is returned when.
 //!
-//! `no_std`, without dependencies, and nothing here allocates: all of it may be called in a signal handler.
+//! `no_std`, without dependencies, and nothing here allocates: all of it may be called in a signal handler. Of
+//! other architectures than x86-64 and aarch64 there are the numbers alone.
 //!
 //! ```no_run
 //! use quietcore_abi::{Signals, arm, disarm};

@@ -16,7 +16,7 @@ pub(crate) fn prctl_task_isolation(bits: u64, classes: u64) -> i32 {
     unsafe {
         asm!("syscall",
             inlateout("rax") NR_PRCTL => ret,
-            in("rdi") u64::from(PR_TASK_ISOLATION), in("rsi") bits, in("rdx") classes, in("r10") 0, in("r8") 0,
+            in("rdi") u64::from(PR_TASK_ISOLATION), in("rsi") bits, in("rdx") classes, in("r10") 0u64, in("r8") 0u64,
             lateout("rcx") _, lateout("r11") _, options(nostack));
     }
     errno_of(ret)
@@ -32,7 +32,7 @@ pub(crate) fn prctl_task_isolation(bits: u64, classes: u64) -> i32 {
     unsafe {
         asm!("svc 0",
             in("x8") NR_PRCTL, inlateout("x0") u64::from(PR_TASK_ISOLATION) => ret,
-            in("x1") bits, in("x2") classes, in("x3") 0, in("x4") 0, options(nostack));
+            in("x1") bits, in("x2") classes, in("x3") 0u64, in("x4") 0u64, options(nostack));
     }
     errno_of(ret)
 }
