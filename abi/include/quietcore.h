@@ -4,6 +4,7 @@
  *	prctl(PR_TASK_ISOLATION) - ask that this thread's kernel entries be violations
  *
  * SYNOPSIS
+ *	#include <errno.h>
  *	#include <signal.h>
  *	#include <sys/prctl.h>
  *	#include "quietcore.h"
@@ -83,10 +84,12 @@
  *	EPERM	the policy is `locked`: the program may arm by ENABLE | CLASSES with arg3 0, nothing else
  *	EPERM	CHALLENGE or ON_EXEC by a program
  *	EPERM	there is no grant [1]
- *	EAGAIN	the core is not ready [1]: call again later
+ *	EAGAIN	the core's tick cannot stop now, and a tick would bring a signal: call again until it can [2]
  *
  * [1] Depends on the thread. Where a seccomp filter answers the call, which sees the arguments alone, it
  * returns 0, the thread is not armed, and the pod gets the Event ArmRefused.
+ * [2] Where a BPF LSM program answers the call, on a core in nohz_full. Elsewhere the thread is armed, and
+ *the tick is its first violation.
  *
  * NOTES
  * Number 48 is unassigned in mainline: EINVAL there, so a program may ask for it wherever it runs. The ABI is
@@ -118,9 +121,10 @@
  *		sigaction(SIGUSR1, &action, 0);
  *		sigaction(SIGUSR2, &action, 0);
  *		mlockall(MCL_CURRENT | MCL_FUTURE);
- *		if (prctl(PR_TASK_ISOLATION, PR_TASK_ISOLATION_ENABLE | PR_TASK_ISOLATION_CLASSES,
- *			  PR_TASK_ISOLATION_SIGNALS(SIGUSR1, SIGUSR2, 0), 0, 0))
- *			err(1, "prctl(PR_TASK_ISOLATION)");
+ *		while (prctl(PR_TASK_ISOLATION, PR_TASK_ISOLATION_ENABLE | PR_TASK_ISOLATION_CLASSES,
+ *			     PR_TASK_ISOLATION_SIGNALS(SIGUSR1, SIGUSR2, 0), 0, 0))
+ *			if (errno != EAGAIN)
+ *				err(1, "prctl(PR_TASK_ISOLATION)");
  *		while (!told)
  *			poll_the_ring();
  *		prctl(PR_TASK_ISOLATION, 0, 0, 0, 0);

@@ -76,7 +76,7 @@ impl fmt::Display for Error {
             Error::NotPermitted => to.write_str(
                 "EPERM: the policy is locked, and allows neither signals of one's own nor disarming; or this container has no grant",
             ),
-            Error::NotReady => to.write_str("EAGAIN: the core is not ready: call again later"),
+            Error::NotReady => to.write_str("EAGAIN: the core's tick cannot stop now: call again until it can"),
             Error::Unexpected(errno) => write!(to, "errno {errno}: does a seccomp filter deny prctl(2)?"),
         }
     }

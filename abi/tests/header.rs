@@ -226,7 +226,7 @@ fn the_headers_own_example_compiles() {
     let example = example.take_while(|line| !line.starts_with(" * A whole one"));
     let example: String =
         example.map(|line| format!("{}\n", line.strip_prefix(" *").unwrap_or(line))).collect();
-    let includes = "#define _GNU_SOURCE\n#include <err.h>\n#include <signal.h>\n#include <stdio.h>\n\
+    let includes = "#define _GNU_SOURCE\n#include <err.h>\n#include <errno.h>\n#include <signal.h>\n#include <stdio.h>\n\
         #include <string.h>\n#include <sys/mman.h>\n#include <sys/prctl.h>\n#include <quietcore.h>\n\
         #define poll_the_ring() (told = 1)\n";
     run_c("example.c", &format!("{includes}{example}"));

@@ -6,6 +6,7 @@
  *	poll-loop [syscall|exception|none] [SECONDS]	break the promise in that way, after polling that long
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -82,8 +83,11 @@ int main(int argc, char **argv)
 	fwd_loop("none", 1000, page); /* every page it needs is there now */
 	printf("arming on CPU %d\n", sched_getcpu());
 	fflush(stdout);
-	if (prctl(PR_TASK_ISOLATION, PR_TASK_ISOLATION_ENABLE | PR_TASK_ISOLATION_CLASSES,
-		  PR_TASK_ISOLATION_SIGNALS(SIGUSR1, SIGUSR2, 0), 0, 0)) {
+	/* EAGAIN: the core is not quiet yet. */
+	while (prctl(PR_TASK_ISOLATION, PR_TASK_ISOLATION_ENABLE | PR_TASK_ISOLATION_CLASSES,
+		     PR_TASK_ISOLATION_SIGNALS(SIGUSR1, SIGUSR2, 0), 0, 0)) {
+		if (errno == EAGAIN)
+			continue;
 		perror("prctl(PR_TASK_ISOLATION)");
 		return 1;
 	}

@@ -19,7 +19,7 @@ use nix::{
     sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction},
     unistd::getppid,
 };
-use quietcore_abi::{Signals, Violation, arm, disarm, value};
+use quietcore_abi::{Error::NotReady, Signals, Violation, arm, disarm, value};
 
 static TOLD: AtomicI32 = AtomicI32::new(0);
 static TOLD_VALUE: AtomicU32 = AtomicU32::new(0);
@@ -66,7 +66,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     fwd_loop("syscall", 1000); // every page of code it needs is there now
     println!("arming");
     let number = |signal: Signal| u8::try_from(signal as i32);
-    arm(Signals { syscall: number(syscall)?, exception: number(exception)?, interrupt: 0 })?;
+    let signals = Signals { syscall: number(syscall)?, exception: number(exception)?, interrupt: 0 };
+    // NotReady: the core is not quiet yet.
+    while let Err(error) = arm(signals) {
+        if error != NotReady {
+            return Err(error.into());
+        }
+    }
     fwd_loop(&how, seconds * 20_000_000);
     disarm()?;
     let told = TOLD.load(Relaxed);
