@@ -89,7 +89,7 @@
  * [1] Depends on the thread. Where a seccomp filter answers the call, which sees the arguments alone, it
  * returns 0, the thread is not armed, and the pod gets the Event ArmRefused.
  * [2] Where a BPF LSM program answers the call, on a core in nohz_full. Elsewhere the thread is armed, and
- *the tick is its first violation.
+ * the tick is its first violation.
  *
  * NOTES
  * Number 48 is unassigned in mainline: EINVAL there, so a program may ask for it wherever it runs. The ABI is
