@@ -14,7 +14,7 @@ use crate::progress;
 const SERIES: &str = "linux-image-6.12.";
 const FLAVOUR: &str = "-cloud-amd64";
 /// Modules of what the lab's tests use; the rest they need is built in.
-const MODULES: [&str; 2] = ["mce-inject", "msr"];
+const MODULES: [&str; 3] = ["mce-inject", "msr", "overlay"];
 
 /// A kernel that is ready to boot.
 #[derive(Debug, Clone)]
@@ -40,9 +40,10 @@ fn from_lists(cache: &Cache) -> Result<Kernel> {
     let Some(package) = newest(&names) else {
         bail!("no package {SERIES}*{FLAVOUR}: the lab needs the package lists of Debian 12 with its updates");
     };
-    let folder = cache.path(format!("lab-{package}"));
+    let name = format!("lab-{package}-{}", MODULES.join("-"));
+    let folder = cache.path(&name);
     if !folder.exists() {
-        let partial = cache.path(format!("lab-{package}-partial"));
+        let partial = cache.path(format!("{name}-partial"));
         remove_folder(&partial)?;
         progress::step(&format!("download {package}"), || unpack(package, &partial))?;
         fs::rename(&partial, &folder).with_context(|| format!("make {}", folder.display()))?;

@@ -16,10 +16,12 @@ use crate::progress;
 
 const AT: &str = "/lab/node-tests";
 const PROGRAMS: [&str; 4] = ["containerd", "containerd-shim-runc-v2", "ctr", "kubelet"];
-const CONFIGURATIONS: [(&str, &str); 4] = [
+const CONFIGURATIONS: [(&str, &str); 6] = [
     ("etc/containerd/config.toml", include_str!("../../lab/containerd.toml")),
     ("etc/kubelet.yaml", include_str!("../../lab/kubelet.yaml")),
     ("etc/resolv.conf", ""),
+    ("etc/hosts", "127.0.0.1 localhost\n"),
+    ("etc/hostname", "lab\n"),
     ("etc/machine-id", "0123456789abcdef0123456789abcdef\n"),
 ];
 
