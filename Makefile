@@ -22,7 +22,7 @@ packages: ## install the Debian packages that the build needs
 check: packages ## format and lints
 	cargo fmt --check
 	clang-format --dry-run -Werror plugin/bpf/*.[ch] abi/include/*.h examples/*/*.c tests/workloads/*.c plugin/tests/guard/stand/*.[ch]
-	cargo clippy --quiet --workspace --all-targets --features quietcore/kernel,quietcore/lab,quietcore-tests/cluster -- -D warnings
+	cargo clippy --quiet --workspace --all-targets --features quietcore/kernel,quietcore/lab,quietcore-tests/cluster,quietcore-tests/lab -- -D warnings
 
 unit: packages ## tests that need nothing
 	cargo test --quiet --workspace
@@ -31,7 +31,7 @@ integration: packages ## the guard and the shim on this machine's kernel: needs 
 	mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
 	cargo test --quiet -p quietcore --features kernel --test guard --test gate --test exec --test check -- --test-threads=1
 
-lab: packages ## the guard's tests on a nohz_full kernel in qemu, one boot: needs root
+lab: packages ## the guard's tests and a strict pod on a nohz_full kernel in qemu, one boot: needs root
 	$(LAB) --test
 
 agent: packages ## build the agent as the demo and the tests install it

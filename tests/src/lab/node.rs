@@ -59,7 +59,7 @@ impl Node {
         let include = format!("-I{}", sources.join("../abi/include").display());
         for (name, source) in [("pause", "node/pause.c"), ("workload", "workloads/workload.c")] {
             let program = work.join(name);
-            image::compile_static(&[&sources.join(source)], &["-s", &include], &program)?;
+            image::compile_static(&[&sources.join(source)], &[&include], &program)?;
             let archive = work.join(format!("{name}.tar"));
             Image::of_program(&format!("localhost/{name}:lab"), &program).write(&archive)?;
             root.program(&archive, &format!("/lab/images/{name}.tar"))?;

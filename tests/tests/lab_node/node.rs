@@ -33,12 +33,12 @@ const POLICIES: [(&str, &str); 2] = [
 /// Comes back from the lab.
 const LOGS: &str = "/out";
 
-pub struct Node {
+pub(crate) struct Node {
     _running: [Child; 3],
 }
 
 impl Node {
-    pub fn get() -> &'static Node {
+    pub(crate) fn get() -> &'static Node {
         static NODE: OnceLock<Node> = OnceLock::new();
         NODE.get_or_init(|| Node::start().unwrap_or_else(|error| panic!("{error:#}")))
     }
@@ -71,7 +71,7 @@ impl Node {
 
     /// One day of the workload, with a core of its own.
     #[track_caller]
-    pub fn pod(&self, name: &str, policy: &str, day: &str) -> Pod {
+    pub(crate) fn pod(&self, name: &str, policy: &str, day: &str) -> Pod {
         let manifest = format!(
             "apiVersion: v1
 kind: Pod
@@ -94,12 +94,12 @@ spec:
         Pod { name: format!("{name}-lab"), file }
     }
 
-    pub fn agent_log(&self) -> String {
+    pub(crate) fn agent_log(&self) -> String {
         read("quietcore.err")
     }
 
     /// What the agent told of a pod, each a line of JSON.
-    pub fn told(&self, pod: &Pod) -> Vec<Value> {
+    pub(crate) fn told(&self, pod: &Pod) -> Vec<Value> {
         let lines = read("quietcore.out");
         let told = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         told.filter(|line| line["pod"] == pod.name.as_str()).collect()
@@ -107,8 +107,8 @@ spec:
 }
 
 /// Ends with its file.
-pub struct Pod {
-    pub name: String,
+pub(crate) struct Pod {
+    pub(crate) name: String,
     file: PathBuf,
 }
 
@@ -133,7 +133,7 @@ impl Pod {
 
     /// Its container's exit status, waited for.
     #[track_caller]
-    pub fn wait_exit_code(&self) -> i64 {
+    pub(crate) fn wait_exit_code(&self) -> i64 {
         until(&format!("{} to end", self.name), SOON, || {
             let pod = self.get()?;
             let ended = pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"].as_i64();
@@ -143,7 +143,7 @@ impl Pod {
 
     /// Why its container does not start.
     #[track_caller]
-    pub fn wait_refusal(&self) -> String {
+    pub(crate) fn wait_refusal(&self) -> String {
         until(&format!("{} to be refused", self.name), SOON, || {
             let status = self.status()?;
             let waiting = &status["state"]["waiting"];
@@ -156,7 +156,7 @@ impl Pod {
 
     /// The runtime's id of its running container.
     #[track_caller]
-    pub fn wait_container_id(&self) -> String {
+    pub(crate) fn wait_container_id(&self) -> String {
         until(&format!("{} to run", self.name), SOON, || {
             let pod = self.get()?;
             let status = &pod["status"]["containerStatuses"][0];
@@ -167,7 +167,7 @@ impl Pod {
     }
 
     /// What its container printed.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         let mut text = String::new();
         for folder in fs::read_dir("/var/log/pods").into_iter().flatten().flatten() {
             if folder.file_name().to_string_lossy().starts_with(&format!("default_{}_", self.name)) {
@@ -178,7 +178,7 @@ impl Pod {
     }
 
     #[track_caller]
-    pub fn wait_log(&self, words: &str) {
+    pub(crate) fn wait_log(&self, words: &str) {
         until(&format!("{words:?} in the log of {}", self.name), SOON, || {
             let log = self.log();
             Ok(if log.contains(words) {
@@ -191,7 +191,7 @@ impl Pod {
 
     /// Waits until the agent tells of it what `is_so`.
     #[track_caller]
-    pub fn wait_told(&self, what: &str, is_so: impl Fn(&str) -> bool) -> Value {
+    pub(crate) fn wait_told(&self, what: &str, is_so: impl Fn(&str) -> bool) -> Value {
         until(what, SOON, || {
             let told = Node::get().told(self);
             let found = told.iter().find(|line| line["note"].as_str().is_some_and(&is_so)).cloned();
@@ -201,7 +201,7 @@ impl Pod {
 }
 
 /// As `kubectl exec` would: in the container's cgroup.
-pub fn exec(container_id: &str, words: &[&str]) {
+pub(crate) fn exec(container_id: &str, words: &[&str]) {
     let exec = ["tasks", "exec", "--exec-id", "visitor", container_id];
     let _its_own_status = ctr(&[&exec[..], words].concat());
 }
