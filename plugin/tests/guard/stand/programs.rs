@@ -27,7 +27,7 @@ const ENTRIES: [&str; 7] = [
     "tests/guard/stand/blame.c",
 ];
 
-fn build(sources: &[&str], name: &str, flags: &[&str]) -> String {
+pub fn build(sources: &[&str], name: &str, flags: &[&str]) -> String {
     let plugin = Path::new(env!("CARGO_MANIFEST_DIR"));
     let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     // In the lab, which has no compiler, they lie where they were built.
