@@ -1,10 +1,7 @@
 //! What watching costs: the bystander, and the victim itself. All watchers in turn, round by round, in one process
 //! on one core.
 
-use std::{
-    collections::BTreeMap,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use quietcore::{
     guard::{detector::Detector, load::Guard},
@@ -16,16 +13,17 @@ use quietcore::{
 
 use crate::{
     CORE, bystander,
-    line::{Line, Spread},
+    line::{Line, Spread, percentile},
     peers::Peer,
     victim::{Victim, slot},
 };
 
 const NOTHING: &str = "nothing";
-/// Milliseconds of each thing of the victim, in a round.
-const PIECE: u64 = 30;
+/// Of each thing of the victim, in a round: the median of so many pieces that are this many milliseconds long.
+const PIECES: usize = 5;
+const PIECE: u64 = 10;
 const THINGS: [(&str, &str); 3] =
-    [("calls", "system call"), ("faults", "page fault"), ("spin", "turn of user mode")];
+    [("calls", "system call"), ("faults", "page fault"), ("spin", "multiplication")];
 
 #[derive(Debug, Clone, Copy)]
 pub enum Watcher {
@@ -59,11 +57,18 @@ impl Arming {
     }
 }
 
-/// Nanoseconds, by thing and by watcher, one for each round.
+#[derive(Debug)]
+struct Times {
+    thing: &'static str,
+    under: String,
+    /// One for each round.
+    ns: Vec<f64>,
+}
+
 #[derive(Default)]
 pub struct Costs {
-    bystander: BTreeMap<(&'static str, String), Vec<f64>>,
-    victim: BTreeMap<(&'static str, String), Vec<f64>>,
+    bystander: Vec<Times>,
+    victim: Vec<Times>,
     pub could_not: Vec<String>,
 }
 
@@ -121,14 +126,14 @@ impl Costs {
 
     fn of_bystander(&mut self, under: &str, other_cpu: Option<usize>) {
         for (thing, ns) in bystander::measure(other_cpu) {
-            self.bystander.entry((thing, under.to_owned())).or_default().push(ns);
+            note(&mut self.bystander, thing, under, ns);
         }
     }
 
     fn of_victim(&mut self, under: &str, victim: &mut Victim) {
         for (thing, name) in THINGS {
-            let ns = victim.ask(thing, PIECE).each_ns();
-            self.victim.entry((name, under.to_owned())).or_default().push(ns);
+            let pieces: Vec<f64> = (0..PIECES).map(|_| victim.ask(thing, PIECE).each_ns()).collect();
+            note(&mut self.victim, name, under, percentile(&pieces, 50));
         }
     }
 
@@ -163,7 +168,7 @@ impl Costs {
             lines.push(line.ratio(Spread::of_ratios(&slow, &fast)));
         }
         for (thing, under, with, without) in compared(&self.victim) {
-            if under.ends_with(Arming::NotArmed.name()) && thing != "turn of user mode" {
+            if under.ends_with(Arming::NotArmed.name()) && thing != "multiplication" {
                 let added: Vec<f64> =
                     with.iter().zip(without).map(|(with, without)| with - without).collect();
                 let what = format!("added to a {thing}, {under}");
@@ -175,12 +180,18 @@ impl Costs {
     }
 }
 
+fn note(all: &mut Vec<Times>, thing: &'static str, under: &str, ns: f64) {
+    match all.iter_mut().find(|times| times.thing == thing && times.under == under) {
+        Some(times) => times.ns.push(ns),
+        None => all.push(Times { thing, under: under.to_owned(), ns: vec![ns] }),
+    }
+}
+
 /// Each but `nothing`, with what was without it.
-fn compared<'a>(
-    times: &'a BTreeMap<(&'static str, String), Vec<f64>>,
-) -> impl Iterator<Item = (&'static str, &'a str, &'a [f64], &'a [f64])> {
-    times.iter().filter(|((_, under), _)| under != NOTHING).map(move |((thing, under), with)| {
-        let without = &times[&(*thing, NOTHING.to_owned())];
-        (*thing, under.as_str(), with.as_slice(), without.as_slice())
+fn compared(all: &[Times]) -> impl Iterator<Item = (&'static str, &str, &[f64], &[f64])> {
+    let (without, with): (Vec<_>, Vec<_>) = all.iter().partition(|times| times.under == NOTHING);
+    without.into_iter().flat_map(move |without| {
+        let of_it: Vec<_> = with.iter().copied().filter(|with| with.thing == without.thing).collect();
+        of_it.into_iter().map(|with| (with.thing, with.under.as_str(), &with.ns[..], &without.ns[..]))
     })
 }

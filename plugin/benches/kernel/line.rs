@@ -1,7 +1,7 @@
 //! One figure of the bench: what was measured, what it is held against, and whether it holds.
 
-use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 
 /// Of the rounds of one run. Half of them lie between the quartiles.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -12,20 +12,13 @@ pub struct Spread {
 
 impl Spread {
     pub fn of(values: &[f64]) -> Spread {
-        Spread {
-            median: percentile(values, 50),
-            quartiles: [percentile(values, 25), percentile(values, 75)].map(round),
-        }
-        .rounded()
+        let at = |percent| round(percentile(values, percent));
+        Spread { median: at(50), quartiles: [at(25), at(75)] }
     }
 
     /// Round by round, so that what the machine did meanwhile falls on both.
     pub fn of_ratios(values: &[f64], bases: &[f64]) -> Spread {
         Spread::of(&values.iter().zip(bases).map(|(value, base)| value / base).collect::<Vec<_>>())
-    }
-
-    fn rounded(self) -> Spread {
-        Spread { median: round(self.median), ..self }
     }
 }
 
@@ -46,8 +39,9 @@ pub struct Line {
     pub name: String,
     pub what: String,
     pub unit: &'static str,
-    /// By what each is.
-    pub values: Map<String, Value>,
+    /// What each is, and it.
+    #[serde(serialize_with = "as_map")]
+    pub values: Vec<(&'static str, Value)>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio: Option<Spread>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,7 +59,7 @@ impl Line {
             name: name.into(),
             what: what.into(),
             unit,
-            values: Map::new(),
+            values: Vec::new(),
             ratio: None,
             budget: None,
             holds: None,
@@ -73,8 +67,8 @@ impl Line {
         }
     }
 
-    pub fn value(mut self, name: &str, value: impl Serialize) -> Line {
-        self.values.insert(name.to_owned(), json!(value));
+    pub fn value(mut self, name: &'static str, value: impl Serialize) -> Line {
+        self.values.push((name, json!(value)));
         self
     }
 
@@ -97,14 +91,22 @@ impl Line {
     pub fn text(&self) -> String {
         let values = self.values.iter().map(|(name, value)| format!("{name} {}", shown(value)));
         let values = values.collect::<Vec<_>>().join(", ");
-        let ratio = self.ratio.map_or(String::new(), |ratio| format!(" ({:.2} x)", ratio.median));
+        let ratio = self.ratio.map_or(String::new(), |ratio| format!(" ({})", times(ratio.median)));
         let verdict = match (&self.budget, self.holds) {
             (Some(budget), Some(true)) => format!("  ok: {budget}"),
             (Some(budget), _) => format!("  over: {budget}"),
             (None, _) => String::new(),
         };
-        format!("{:<58} {values} {}{ratio}{verdict}", self.what, self.unit)
+        format!("{:<66} {values} {}{ratio}{verdict}", self.what, self.unit)
     }
+}
+
+fn as_map<S: Serializer>(values: &[(&'static str, Value)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(values.iter().map(|(name, value)| (name, value)))
+}
+
+fn times(ratio: f64) -> String {
+    if ratio < 0.1 { format!("{ratio:.3} x") } else { format!("{ratio:.2} x") }
 }
 
 fn shown(value: &Value) -> String {

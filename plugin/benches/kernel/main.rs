@@ -21,6 +21,7 @@ use cost::{Costs, Watcher};
 use line::Line;
 use peers::Peer;
 use quietcore::guard::detector::Detector;
+use serde::Serialize;
 use stand::programs;
 
 const CORE: &str = "1";
@@ -34,7 +35,8 @@ struct Place {
     other_cpu: Option<usize>,
     /// Of each class.
     reactions: u64,
-    shim: bool,
+    /// Of the ring, and of the shim.
+    rates: bool,
 }
 
 impl Place {
@@ -45,21 +47,31 @@ impl Place {
             rounds: 11,
             other_cpu: Some(1),
             reactions: 2_000,
-            shim: true,
+            rates: true,
         }
     }
 
-    /// An emulator: only the ratios mean something. It has none of the peers.
+    /// An emulator of a machine with several CPUs, on one: only the ratios mean something. It has none of the peers.
     fn lab() -> Place {
         Place {
             detectors: Detector::ALL.to_vec(),
             peers: Vec::new(),
-            rounds: 9,
+            rounds: 7,
             other_cpu: None,
-            reactions: 500,
-            shim: false,
+            reactions: 200,
+            rates: false,
         }
     }
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    command: &'static str,
+    kernel: &'a str,
+    rounds: usize,
+    peers: Vec<String>,
+    not_measured: &'a [String],
+    lines: &'a [Line],
 }
 
 fn main() -> ExitCode {
@@ -74,15 +86,14 @@ fn main() -> ExitCode {
     bystander::pin(0);
     let (lines, could_not) = measure(&place);
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let peers = place.peers.iter().map(|peer| peer.version().unwrap_or_else(|why| why));
-    let result = serde_json::json!({
-        "command": "make bench",
-        "kernel": release.trim(),
-        "rounds": place.rounds,
-        "peers": peers.collect::<Vec<_>>(),
-        "could_not": could_not,
-        "lines": lines,
-    });
+    let result = Report {
+        command: "make bench",
+        kernel: release.trim(),
+        rounds: place.rounds,
+        peers: place.peers.iter().map(|peer| peer.version().unwrap_or_else(|why| why)).collect(),
+        not_measured: &could_not,
+        lines: &lines,
+    };
     std::fs::write(file, serde_json::to_string_pretty(&result).unwrap() + "\n").unwrap();
     could_not.iter().for_each(|why| println!("not measured: {why}"));
     ExitCode::from(u8::from(lines.iter().any(Line::failed)))
@@ -96,18 +107,23 @@ fn measure(place: &Place) -> (Vec<Line>, Vec<String>) {
     (0..place.rounds).for_each(|_| costs.round(&watchers, place.other_cpu));
     let mut could_not = costs.could_not.clone();
     let mut lines = told(costs.lines());
-    for detector in &place.detectors {
-        lines.extend(told(exact::lines(*detector)));
-        lines.extend(told(reaction::lines(*detector, place.reactions)));
-        lines.extend(told(records::lines(*detector)));
-    }
+    // The first is the one that this place is for.
+    let detector = place.detectors[0];
+    lines.extend(told(exact::lines(detector)));
+    lines.extend(told(vec![records::losses(detector)]));
     for peer in &place.peers {
         match exact::of_peer(*peer) {
             Ok(line) => lines.extend(told(vec![line])),
             Err(why) => could_not.push(why),
         }
     }
-    if place.shim {
+    lines.extend(told(vec![reaction::of_kill(place.reactions)]));
+    place
+        .detectors
+        .iter()
+        .for_each(|detector| lines.extend(told(reaction::lines(*detector, place.reactions))));
+    if place.rates {
+        lines.extend(told(records::rates(detector)));
         lines.extend(told(shim::lines()));
     }
     (lines, could_not)

@@ -75,6 +75,17 @@ static inline unsigned long long since(unsigned long long before)
 	return (began ? began : after) - before;
 }
 
+/* tgkill(2), without what the library does around it. */
+static void raise_here(void)
+{
+	long ret, pid = getpid();
+
+	asm volatile("syscall"
+		     : "=a"(ret)
+		     : "0"(SYS_tgkill), "D"(pid), "S"(pid), "d"(SIGUSR1)
+		     : "rcx", "r11", "memory");
+}
+
 static void on_call(long n)
 {
 	unsigned long long before;
@@ -88,6 +99,21 @@ static void on_call(long n)
 		cycles[i] = since(before);
 	}
 	isolate(0);
+	tell(n);
+}
+
+/* The kernel's own way to a handler. */
+static void on_kill(long n)
+{
+	unsigned long long before;
+
+	n = prepare(n);
+	for (long i = 0; i < n; i++) {
+		began = 0;
+		before = __builtin_ia32_rdtsc();
+		raise_here();
+		cycles[i] = since(before);
+	}
 	tell(n);
 }
 
@@ -167,5 +193,6 @@ const struct thing reactions[] = {
     {"on-call", on_call},
     {"on-fault", on_fault},
     {"on-interrupt", on_interrupt},
+    {"on-kill", on_kill},
     {0, 0},
 };

@@ -23,6 +23,13 @@ fn day(class: Class) -> Option<(&'static str, &'static str)> {
     }
 }
 
+/// The same handler, called by the kernel's own means.
+pub fn of_kill(n: u64) -> Line {
+    let told = nanoseconds(&Victim::unwatched().numbers("on-kill", n));
+    let line = Line::new("reaction.kill", "from kill(2) of itself to its handler, nothing watches", "ns");
+    line.value("p50", at(&told, 50)).value("p99", at(&told, 99))
+}
+
 pub fn lines(detector: Detector, n: u64) -> Vec<Line> {
     let mut lines = Vec::new();
     for (class, (day, name)) in Class::ALL.into_iter().filter_map(|class| Some((class, day(class)?))) {
@@ -34,7 +41,6 @@ pub fn lines(detector: Detector, n: u64) -> Vec<Line> {
         victim.end();
         let signals = guard.slots.counts(slot()).signals;
         guard.slots.close(slot());
-        let at = |times: &[f64], percent| round(percentile(times, percent));
         let line = Line::new(
             format!("reaction.{}.{}", class.name(), detector.name()),
             format!("from {name} to its handler, {}", detector.name()),
@@ -48,6 +54,10 @@ pub fn lines(detector: Detector, n: u64) -> Vec<Line> {
         lines.push(line.exactly("a signal for each entry", n <= signals));
     }
     lines
+}
+
+fn at(times: &[f64], percent: usize) -> f64 {
+    round(percentile(times, percent))
 }
 
 /// The first number says how many cycles a millisecond has.

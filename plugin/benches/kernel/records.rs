@@ -40,8 +40,8 @@ const READERS: [(&str, Read); 2] = [
     }),
 ];
 
-pub fn lines(detector: Detector) -> Vec<Line> {
-    let mut lines = vec![losses(detector), drained(detector)];
+pub fn rates(detector: Detector) -> Vec<Line> {
+    let mut lines = vec![drained(detector)];
     for (who, read) in READERS {
         let ramps: Vec<f64> = (0..RAMPS).map(|_| ramp(detector, read)).collect();
         let name = format!(
@@ -57,7 +57,7 @@ pub fn lines(detector: Detector) -> Vec<Line> {
 }
 
 /// Nobody reads before all of them are made.
-fn losses(detector: Detector) -> Line {
+pub fn losses(detector: Detector) -> Line {
     let stand = Stand::private(CORE, detector);
     let run = stand.start_entries(&only(QC_SYSCALL, Action::Report), "calls", STORM).finish_unread(&stand);
     let (made, told, lost) = (u64::from(STORM) + STORY, run.records.len() as u64, run.counts.lost);
