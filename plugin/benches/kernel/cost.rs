@@ -98,18 +98,25 @@ impl Costs {
                 victim.arm();
             }
             let under = format!("{}, {}", detector.name(), arming.name());
-            let over = AtomicBool::new(false);
-            std::thread::scope(|scope| {
-                let read =
-                    || guard.records().unwrap().drain_closely_until(|| over.load(Ordering::Acquire), drop);
-                let reader = scope.spawn(read);
-                self.of_victim(&under, &mut victim);
-                over.store(true, Ordering::Release);
-                reader.join().unwrap().unwrap();
-            });
+            match arming {
+                Arming::Recorded => self.of_recorded_victim(&guard, &under, &mut victim),
+                _ => self.of_victim(&under, &mut victim),
+            }
             victim.end();
             guard.slots.close(slot());
         }
+    }
+
+    /// Somebody must take the records.
+    fn of_recorded_victim(&mut self, guard: &Guard, under: &str, victim: &mut Victim) {
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let read = || guard.records().unwrap().drain_closely_until(|| over.load(Ordering::Acquire), drop);
+            let reader = scope.spawn(read);
+            self.of_victim(under, victim);
+            over.store(true, Ordering::Release);
+            reader.join().unwrap().unwrap();
+        });
     }
 
     fn under_peer(&mut self, peer: Peer, other_cpu: Option<usize>) {

@@ -3,7 +3,7 @@
 
 use quietcore::{
     guard::{
-        abi::{QC_EXCEPTION, QC_INTERRUPT, QC_SYSCALL},
+        abi::{QC_EXCEPTION, QC_F_BLOCKED, QC_INTERRUPT, QC_SYSCALL},
         detector::Detector,
     },
     policy::effective::{Action, Effective},
@@ -19,6 +19,12 @@ use crate::{
 
 const N: u32 = 10_000;
 const N_CALLS: u32 = 100_000;
+const N_SIGNALS: u32 = 2_000;
+const SIGNALLED: [(u32, &str, &str); 3] = [
+    (QC_SYSCALL, "signal-each-call", "system call"),
+    (QC_EXCEPTION, "signal-each-fault", "page fault"),
+    (QC_INTERRUPT, "signal-each-interrupt", "interrupt"),
+];
 
 pub fn only(class: u32, action: Action) -> Effective {
     let mut actions = [Action::Ignore; 4];
@@ -28,7 +34,23 @@ pub fn only(class: u32, action: Action) -> Effective {
 
 pub fn lines(detector: Detector) -> Vec<Line> {
     let stand = Stand::private(CORE, detector);
-    vec![system_calls(&stand, detector), page_faults(&stand, detector), interrupts(&stand, detector)]
+    let mut lines =
+        vec![system_calls(&stand, detector), page_faults(&stand, detector), interrupts(&stand, detector)];
+    lines.extend(SIGNALLED.map(|of| places(&stand, detector, of)));
+    lines
+}
+
+/// The places where the handler was told, against the places where the thread entered.
+fn places(stand: &Stand, detector: Detector, (class, day, name): (u32, &str, &str)) -> Line {
+    let run = stand.run_entries(&only(class, Action::Report), day, N_SIGNALS);
+    let entries = run.records.iter().filter(|record| u32::from(record.class) == class && record.kind < 16);
+    // One that comes while the handler runs is told when that returns.
+    let pairs = entries.zip(run.list("told")).filter(|(record, _)| record.flags & QC_F_BLOCKED == 0);
+    let (right, wrong): (Vec<_>, Vec<_>) = pairs.partition(|(record, place)| record.ip == *place);
+    let what = format!("{name}s signalled before the next instruction, {}", detector.name());
+    let line = Line::new(format!("place.{day}.{}", detector.name()), what, "entries");
+    let line = line.value("there", right.len()).value("elsewhere", wrong.len());
+    line.exactly("0 instructions", !right.is_empty() && wrong.is_empty())
 }
 
 fn system_calls(stand: &Stand, detector: Detector) -> Line {

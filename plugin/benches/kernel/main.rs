@@ -13,6 +13,7 @@ mod cost;
 mod exact;
 mod reaction;
 mod records;
+mod quiet;
 mod shim;
 
 use std::{path::Path, process::ExitCode};
@@ -117,14 +118,13 @@ fn measure(place: &Place) -> (Vec<Line>, Vec<String>) {
             Err(why) => could_not.push(why),
         }
     }
-    lines.extend(told(vec![reaction::of_kill(place.reactions)]));
-    place
-        .detectors
-        .iter()
-        .for_each(|detector| lines.extend(told(reaction::lines(*detector, place.reactions))));
+    lines.extend(told(reaction::lines(&place.detectors, place.reactions)));
     if place.rates {
         lines.extend(told(records::rates(detector)));
         lines.extend(told(shim::lines()));
+    }
+    if detector == Detector::Edge {
+        lines.extend(told(vec![quiet::line(detector)]));
     }
     (lines, could_not)
 }

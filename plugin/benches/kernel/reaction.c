@@ -125,6 +125,9 @@ static void on_fault(long n)
 	n = prepare(n);
 	pages = mmap(0, n << 12, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	madvise((void *)pages, n << 12, MADV_NOHUGEPAGE);
+	/* pages that the machine's memory has already, should this be a virtual one */
+	memset((void *)pages, 1, n << 12);
+	madvise((void *)pages, n << 12, MADV_DONTNEED);
 	isolate(1);
 	for (long i = 0; i < n; i++) {
 		began = 0;
