@@ -19,8 +19,9 @@
 #include "victim.h"
 
 #define MAX 10000
-/* An interrupt is longer than so many turns of a loop that reads the clock. */
-#define TURNS 20
+/* An interrupt is longer than so many turns of a loop that reads the clock; what a hypervisor does is often
+ * not. */
+#define TURNS 100
 
 static unsigned long long cycles[MAX];
 /* Cycle when the handler began; 0: it did not. */
