@@ -16,7 +16,7 @@ PEERS := bpftrace linux-perf strace
 install = dpkg-query -W $(1) >/dev/null 2>&1 || { echo "install Debian packages: $(1)"; \
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null; }
 
-.PHONY: help packages check unit integration lab agent e2e test demo bench bench-kernel bench-lab bench-cluster up down
+.PHONY: help packages check unit integration lab agent e2e test demo bench bench-kernel bench-lab bench-cluster bench-readme up down
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -54,7 +54,7 @@ demo: agent ## a strict pod on a real cluster, told in one screen
 	cargo build --quiet -p quietcore-tests
 	$(TESTBED) run --name quietcore-demo --agent $(AGENT) -- $(BUILD)/$(TARGET)/debug/demo
 
-bench: bench-kernel bench-lab bench-cluster ## measure the budgets, print them, and write bench/*.json
+bench: bench-kernel bench-lab bench-cluster bench-readme ## measure the budgets, print them, and write bench/*.json
 
 bench-kernel: packages ## the guard and the shim on this machine's kernel, beside bpftrace, perf trace and strace
 	@$(call install,$(PEERS))
@@ -70,6 +70,9 @@ bench-lab: packages ## the guard on the lab's nohz_full kernel
 bench-cluster: agent ## the agent on a real cluster
 	cargo build --quiet -p quietcore-tests
 	$(TESTBED) run --name quietcore-bench --agent $(AGENT) -- $(BUILD)/$(TARGET)/debug/bench
+
+bench-readme: packages ## put what bench/kernel.json and bench/lab.json say into README.md
+	$(KERNEL_BENCH) -- --readme
 
 up: agent ## a cluster with the agent's image, for interactive use; prints the lines that export KUBECONFIG
 	@$(TESTBED) up --agent $(AGENT)

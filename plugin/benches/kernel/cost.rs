@@ -23,8 +23,19 @@ const NOTHING: &str = "nothing";
 /// long. What else runs on its core only adds.
 const PIECES: usize = 15;
 const PIECE: u64 = 3;
-const THINGS: [(&str, &str); 3] =
+pub const THINGS: [(&str, &str); 3] =
     [("calls", "system call"), ("faults", "page fault"), ("spin", "multiplication")];
+
+pub const BYSTANDER: [&str; 4] = ["system call", "page fault", "context switch", "IPI"];
+const ARMINGS: &[&str] = &["watched, not armed", "Audit, counted", "Audit, recorded"];
+/// By name, with how far each goes.
+pub const WATCHERS: &[(&str, &[&str])] = &[
+    ("Edge", ARMINGS),
+    ("Tracepoint", ARMINGS),
+    ("bpftrace", &[""]),
+    ("perf trace", &[""]),
+    ("strace -c", &[""]),
+];
 
 #[derive(Debug, Clone, Copy)]
 pub enum Watcher {
@@ -45,11 +56,7 @@ impl Arming {
     const ALL: [Arming; 3] = [Arming::NotArmed, Arming::Counted, Arming::Recorded];
 
     fn name(self) -> &'static str {
-        match self {
-            Arming::NotArmed => "watched, not armed",
-            Arming::Counted => "Audit, counted",
-            Arming::Recorded => "Audit, recorded",
-        }
+        ARMINGS[self as usize]
     }
 
     fn policy(self) -> Effective {

@@ -105,7 +105,7 @@ fn as_map<S: Serializer>(values: &[(&'static str, Value)], serializer: S) -> Res
     serializer.collect_map(values.iter().map(|(name, value)| (name, value)))
 }
 
-fn times(ratio: f64) -> String {
+pub fn times(ratio: f64) -> String {
     if ratio < 0.1 { format!("{ratio:.3} x") } else { format!("{ratio:.2} x") }
 }
 

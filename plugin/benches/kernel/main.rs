@@ -15,6 +15,7 @@ mod reaction;
 mod records;
 mod quiet;
 mod shim;
+mod readme;
 
 use std::{path::Path, process::ExitCode};
 
@@ -82,7 +83,11 @@ fn main() -> ExitCode {
         [] => (Place::here(), Path::new(env!("CARGO_MANIFEST_DIR")).join("../bench/kernel.json")),
         ["--lab", file] => (Place::lab(), file.into()),
         ["--lab-files"] => return print_lab_files(),
-        _ => panic!("usage: kernel [--lab FILE | --lab-files]"),
+        ["--readme"] => {
+            readme::write(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+            return ExitCode::SUCCESS;
+        }
+        _ => panic!("usage: kernel [--lab FILE | --lab-files | --readme]"),
     };
     bystander::pin(0);
     let (lines, could_not) = measure(&place);
