@@ -12,7 +12,7 @@ use crate::{
 const BEGIN: &str = "<!-- written by make bench-readme -->\n";
 const END: &str = "<!-- end -->\n";
 const NONE: &str = "-";
-/// Told in sentences, or in a table of their own.
+/// Lines that have a table of their own, or a place of their own in the last one.
 const TABLES: [&str; 5] = ["bystander.", "victim.", "exact.", "reaction.", "not-armed."];
 
 struct Run(Value);
@@ -49,8 +49,8 @@ impl Run {
 
 /// One row a watcher; the first says what there was without any.
 fn costs(here: &Run, lab: &Run) -> String {
-    let bystander = BYSTANDER.map(|thing| format!("a bystander's {thing}"));
-    let victim = THINGS.map(|(_, thing)| format!("the watched thread's {thing}s in a second"));
+    let bystander = BYSTANDER.map(|thing| format!("bystander's {thing}"));
+    let victim = THINGS.map(|(_, thing)| format!("watched thread's {thing}s in a second"));
     let mut rows = vec![row("watched by", &[&bystander[..], &victim[..]].concat())];
     rows.push(rule(BYSTANDER.len() + THINGS.len()));
     let ns =
@@ -61,9 +61,13 @@ fn costs(here: &Run, lab: &Run) -> String {
     rows.push(row("nothing", &cells(alone)));
     for (who, armings) in WATCHERS {
         let run = if *who == "Edge" { lab } else { here };
-        for arming in *armings {
+        for (n, arming) in armings.iter().enumerate() {
             let under = if arming.is_empty() { (*who).to_owned() } else { format!("{who}, {arming}") };
-            let bystander = BYSTANDER.into_iter().map(|thing| run.ratio(&format!("bystander.{thing}.{who}")));
+            // It has nothing to do with how far the guard goes with the victim.
+            let bystander = BYSTANDER.into_iter().map(|thing| match n {
+                0 => run.ratio(&format!("bystander.{thing}.{who}")),
+                _ => Some("\"".to_owned()),
+            });
             let victim = THINGS.into_iter().map(|(_, thing)| run.ratio(&format!("victim.{thing}.{under}")));
             rows.push(row(&named(&under), &cells(bystander.chain(victim))));
         }
