@@ -77,6 +77,7 @@ struct Times {
 pub struct Costs {
     bystander: Vec<Times>,
     victim: Vec<Times>,
+    failed: Vec<Peer>,
     pub could_not: Vec<String>,
 }
 
@@ -128,14 +129,19 @@ impl Costs {
     }
 
     fn under_peer(&mut self, peer: Peer, other_cpu: Option<usize>) {
+        if self.failed.contains(&peer) {
+            return;
+        }
         let mut victim = Victim::unwatched();
         match peer.attach(victim.pid()) {
             Ok(running) => {
                 self.of_victim_alone(peer.name(), other_cpu, &mut victim);
                 running.end();
             }
-            Err(why) if self.could_not.contains(&why) => (),
-            Err(why) => self.could_not.push(why),
+            Err(why) => {
+                self.failed.push(peer);
+                self.could_not.push(why);
+            }
         }
     }
 

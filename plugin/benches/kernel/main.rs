@@ -120,6 +120,7 @@ fn measure(place: &Place) -> (Vec<Line>, Vec<String>) {
     for peer in &place.peers {
         match exact::of_peer(*peer) {
             Ok(line) => lines.extend(told(vec![line])),
+            Err(why) if could_not.contains(&why) => (),
             Err(why) => could_not.push(why),
         }
     }
