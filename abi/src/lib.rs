@@ -1,19 +1,54 @@
 //! The prctl by which a thread asks that its kernel entries be violations, for Rust programs;
-//! `include/quietcore.h` is the same for C, and has the whole description: what is a violation, what is
-//! returned when.
+//! `include/quietcore.h` is the same for C, and its man page: what is a violation, what is returned when.
 //!
-//! `no_std`, integers only: the call itself is the program's, by whatever crate it has for system calls.
-//! Tests in `tests/` hold the two together.
+//! `no_std`, without dependencies, and nothing here allocates: all of it may be called in a signal handler. Of
+//! other architectures than x86-64 and aarch64 there are the numbers alone.
+//!
+//! ```no_run
+//! use quietcore_abi::{Signals, arm, disarm};
+//!
+//! # fn poll_the_ring() -> bool { true }
+//! # let usr1 = 10;
+//! // After a handler was installed, and all memory was mapped in: mlockall(2).
+//! arm(Signals { syscall: usr1, exception: usr1, interrupt: 0 })?;
+//! while poll_the_ring() {}
+//! disarm()?;
+//! # Ok::<(), quietcore_abi::Error>(())
+//! ```
+//!
+//! The handler stores the number that the signal carries; what it says is read when the thread is disarmed:
 //!
 //! ```
-//! use quietcore_abi::{CLASSES, ENABLE, PR_TASK_ISOLATION, signals};
+//! use std::ffi::{c_int, c_void};
+//! use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+//! use quietcore_abi::{Cause, Class, Violation, value};
 //!
-//! // prctl(option, arg2, arg3, 0, 0): a system call brings SIGUSR1 (10), an exception SIGUSR2 (12),
-//! // an interrupt what the policy says. prctl(option, 0, 0, 0, 0) disarms.
-//! let (option, arg2, arg3) = (PR_TASK_ISOLATION, ENABLE | CLASSES, signals(10, 12, 0));
-//! assert_eq!((option, arg2, arg3), (48, 0b11, 0x0c0a));
+//! static TOLD: AtomicU32 = AtomicU32::new(0);
+//!
+//! extern "C" fn on_violation(_signal: c_int, info: *const c_void, _context: *const c_void) {
+//!     // SAFETY: the kernel gives a handler that was installed with SA_SIGINFO a whole siginfo_t.
+//!     TOLD.store(unsafe { value(info) }, Relaxed);
+//! }
+//!
+//! # TOLD.store(0xd101_0001, Relaxed);
+//! if let Some(violation) = Violation::from_value(TOLD.load(Relaxed)) {
+//!     assert_eq!((violation.class, violation.cause), (Class::Syscall, Cause::Syscall(Some(1))));
+//!     assert_eq!(violation.to_string(), "system call 1");
+//! }
 //! ```
 #![no_std]
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod arm;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod sys;
+mod violation;
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub use arm::{Error, Signals, arm, disarm};
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub use sys::value;
+pub use violation::{Cause, Class, Violation};
 
 /// The number of the prctl; unassigned in mainline, so an unwatched program gets EINVAL.
 pub const PR_TASK_ISOLATION: u32 = 48;

@@ -121,6 +121,34 @@ static __noinline int prctl_returns(struct qc_thread *thread, int ret)
 }
 
 /*
+ * Would the tick that this core cannot stop now bring a signal? Then it is not ready; the caller may try
+ * again. Only where somebody can tell it so, and where ticks can stop at all.
+ */
+static __always_inline int core_ticks(const struct qc_grant *grant, const struct qc_ask *ask)
+{
+	struct cpu_state *cpu = this_cpu();
+	int by_class = !!(ask->bits & PR_TASK_ISOLATION_CLASSES);
+
+	if (!qc_edge || !(ask->bits & PR_TASK_ISOLATION_ENABLE) || !cpu)
+		return 0;
+	if (by_class && !(ask->classes >> 16 & 0xff) && grant->actions[QC_INTERRUPT] < QC_SIGNAL)
+		return 0;
+	return !!(cpu->tick_dependency & ~QC_TICK_KNOWN);
+}
+
+static __always_inline int errno_of(unsigned int refusal)
+{
+	switch (refusal) {
+	case QC_REFUSED_LOCKED:
+		return -EPERM;
+	case QC_REFUSED_TICK:
+		return -EAGAIN;
+	default:
+		return -EINVAL;
+	}
+}
+
+/*
  * Provider Lsm: the errno itself. A 0 would mean "not decided" to the LSM's trampoline, and the call would go
  * on to fail; only the low half of what is returned here reaches the caller (tested at start, self_test.rs).
  */
@@ -147,11 +175,15 @@ long BPF_PROG(qc_task_prctl, int option, unsigned long arg2, unsigned long arg3,
 	if (arg2 & (PR_TASK_ISOLATION_CHALLENGE | PR_TASK_ISOLATION_ON_EXEC))
 		return thread->state == QC_STATE_SHIM ? ANSWER_ZERO : -EPERM;
 	what.detail = refusal(grant, &ask);
+	if (!what.detail && core_ticks(grant, &ask))
+		what.detail = QC_REFUSED_TICK;
 	if (!what.detail)
 		return ANSWER_ZERO;
 	thread->ask = ask;
-	emit(thread, &what, task);
-	return what.detail == QC_REFUSED_LOCKED ? -EPERM : -EINVAL;
+	if (what.detail != QC_REFUSED_TICK || !thread->told_not_ready)
+		emit(thread, &what, task);
+	thread->told_not_ready |= what.detail == QC_REFUSED_TICK;
+	return errno_of(what.detail);
 }
 
 /* The shim asked for it; the program's first instruction comes next. */

@@ -15,7 +15,8 @@ struct cpu_state {
 	 * after the return to user mode. That entry is ours: this mark hides it.
 	 */
 	unsigned int own_ipi;
-	unsigned int tick_dependency; /* of its last tick_stop */
+	unsigned int tick_dependency;	      /* of its last tick_stop */
+	unsigned long long timers[QC_TIMERS]; /* due in its last local timer interrupt */
 	unsigned long long first_nmi_handler;
 	unsigned long long last_nmi_ns;
 	unsigned long long
@@ -129,6 +130,24 @@ int BPF_PROG(qc_tick_stop, int success, int dependency)
 	cpu = this_cpu();
 	if (cpu)
 		cpu->tick_dependency = dependency | QC_TICK_KNOWN;
+	return 0;
+}
+
+/* The tick is one of them. */
+SEC("tp_btf/hrtimer_expire_entry")
+int BPF_PROG(qc_timer_is_due, struct hrtimer *timer)
+{
+	struct cpu_state *cpu;
+
+	if (!cpu_in(qc_cpus.granted, bpf_get_smp_processor_id()))
+		return 0;
+	cpu = this_cpu();
+	if (!cpu)
+		return 0;
+	if (!cpu->timers[0])
+		cpu->timers[0] = (unsigned long long)timer->function;
+	else if (!cpu->timers[1])
+		cpu->timers[1] = (unsigned long long)timer->function;
 	return 0;
 }
 

@@ -6,15 +6,13 @@
 #define QUIETCORE_EMIT_BPF_H
 
 #include "blame.bpf.h"
+#include "quietcore.h"
 
-/* 4,766 records: what a program that enters the kernel as fast as it can makes in some milliseconds. */
+/* 4,599 records: what a program that enters the kernel as fast as it can makes in some milliseconds. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 21);
 } qc_records SEC(".maps");
-
-/* si_value of our signals; the class is added. */
-#define SIGNAL_VALUE 0xd0000000ULL
 
 /* Linux 6.13; its value reaches the handler as si_value, which bpf_send_signal_thread cannot carry. */
 extern int bpf_send_signal_task(struct task_struct *task, int sig, enum pid_type type,
@@ -34,7 +32,51 @@ struct happening {
 	const struct qc_blame *blame;
 	struct task_struct *came;
 	unsigned int came_flags;
+	unsigned int value; /* what the signal carries */
 };
+
+_Static_assert(PR_TASK_ISOLATION_CLASS_SYSCALL == QC_SYSCALL + 1 &&
+		   PR_TASK_ISOLATION_CLASS_EXCEPTION == QC_EXCEPTION + 1 &&
+		   PR_TASK_ISOLATION_CLASS_INTERRUPT == QC_INTERRUPT + 1,
+	       "0 is for a signal that carries nothing");
+
+/* The causes are for programs, and stay; the kinds are the records' own. */
+static __always_inline unsigned int public_cause(const struct happening *what)
+{
+	switch (what->kind) {
+	case QC_KIND_SYSCALL:
+		return what->flags & QC_F_COMPAT ? PR_TASK_ISOLATION_CAUSE_SYSCALL32
+						 : PR_TASK_ISOLATION_CAUSE_SYSCALL;
+	case QC_KIND_PAGE_FAULT:
+		return PR_TASK_ISOLATION_CAUSE_PAGE_FAULT;
+	case QC_KIND_TRAP:
+		return PR_TASK_ISOLATION_CAUSE_TRAP;
+	case QC_KIND_TICK:
+		return PR_TASK_ISOLATION_CAUSE_TICK;
+	case QC_KIND_RESCHEDULE:
+		return PR_TASK_ISOLATION_CAUSE_RESCHEDULE;
+	case QC_KIND_CALL_FUNCTION:
+		return PR_TASK_ISOLATION_CAUSE_CALL_FUNCTION;
+	case QC_KIND_IRQ_WORK:
+		return PR_TASK_ISOLATION_CAUSE_IRQ_WORK;
+	case QC_KIND_DEVICE_IRQ:
+		return PR_TASK_ISOLATION_CAUSE_DEVICE;
+	case QC_KIND_VECTOR:
+		return PR_TASK_ISOLATION_CAUSE_VECTOR;
+	case QC_KIND_SWITCH:
+		return PR_TASK_ISOLATION_CAUSE_SWITCH;
+	}
+	return PR_TASK_ISOLATION_CAUSE_UNKNOWN;
+}
+
+static __always_inline unsigned int public_value(const struct happening *what)
+{
+	unsigned long long detail = what->kind == QC_KIND_PAGE_FAULT ? what->code : what->detail;
+
+	if (detail > PR_TASK_ISOLATION_DETAIL_NONE)
+		detail = PR_TASK_ISOLATION_DETAIL_NONE;
+	return PR_TASK_ISOLATION_MAKE_VALUE(what->class + 1, public_cause(what), detail);
+}
 
 static __always_inline void fill_pids(struct qc_record *record, struct task_struct *task)
 {
@@ -114,8 +156,13 @@ static __always_inline void fill_cause(struct qc_record *record, const struct ha
 
 	if (what->blame)
 		record->blame = *what->blame;
-	if (what->kind == QC_KIND_TICK && cpu)
+	if (what->kind == QC_KIND_ARM_REFUSED && cpu)
 		record->tick_dependency = cpu->tick_dependency;
+	if (what->kind == QC_KIND_TICK && cpu) {
+		record->tick_dependency = cpu->tick_dependency;
+		record->timers[0] = cpu->timers[0];
+		record->timers[1] = cpu->timers[1];
+	}
 	if (!came)
 		return;
 	fill_task(&record->came, came);
@@ -182,7 +229,7 @@ static __noinline unsigned int send(struct happening *what)
 	if (handler == SIG_IGN)
 		flags |= QC_F_IGNORED;
 	if (bpf_ksym_exists(bpf_send_signal_task))
-		error = bpf_send_signal_task(task, signal, PIDTYPE_PID, SIGNAL_VALUE | what->class);
+		error = bpf_send_signal_task(task, signal, PIDTYPE_PID, what->value);
 	else
 		error = bpf_send_signal_thread(signal);
 	/* -EBUSY: the CPU's one irq_work for signals is taken. */

@@ -49,7 +49,10 @@ static __noinline int left_core(struct qc_thread *thread, struct task_struct *ta
 	return emit(thread, &what, task);
 }
 
-/* One a time: with interrupts off the kernel has room for one signal only. */
+/*
+ * One a time: with interrupts off the kernel has room for one signal only. Of several that wait the value of
+ * the last is known.
+ */
 static __noinline int retry_unsent(struct qc_thread *thread, struct qc_counts *counts, int irqs_off)
 {
 	struct happening again = {.irqs_off = irqs_off};
@@ -59,6 +62,10 @@ static __noinline int retry_unsent(struct qc_thread *thread, struct qc_counts *c
 			continue;
 		again.class = class;
 		again.signal = thread->unsent_signals[class];
+		again.value =
+		    thread->unsent[class] == 1
+			? thread->unsent_values[class]
+			: PR_TASK_ISOLATION_MAKE_VALUE(class + 1, PR_TASK_ISOLATION_CAUSE_UNKNOWN, 0);
 		if (send(&again) & QC_F_SIGNALLED) {
 			thread->unsent[class]--;
 			sent(thread, counts, again.signal);
@@ -128,12 +135,14 @@ static __noinline int judge(struct qc_thread *thread, const struct qc_grant *gra
 			what->flags |= QC_F_DISARMED;
 		}
 		if (!why_not) {
+			what->value = public_value(what);
 			what->flags |= send(what);
 			if (what->flags & QC_F_SIGNALLED) {
 				sent(thread, counts, what->signal);
 			} else {
 				thread->unsent[class]++;
 				thread->unsent_signals[class] = what->signal;
+				thread->unsent_values[class] = what->value;
 			}
 		} else {
 			what->flags |= why_not;

@@ -38,7 +38,7 @@ static __always_inline int is_trap(int sig, const struct siginfo_head *info)
 	if (info->code == SI_KERNEL)
 		return (sig == SIGILL || sig == SIGTRAP || sig == SIGBUS || sig == SIGFPE ||
 			sig == SIGSEGV) &&
-		       (info->value & ~0xfULL) != SIGNAL_VALUE;
+		       !PR_TASK_ISOLATION_IS_VALUE(info->value); /* of all 64 bits: no address is one */
 	if (sig == SIGILL || sig == SIGTRAP || sig == SIGFPE)
 		return info->code > 0;
 	return (sig == SIGBUS && info->code == BUS_ADRALN) || (sig == SIGSEGV && info->code == SEGV_CPERR);

@@ -41,13 +41,30 @@ static __always_inline int interrupted_by(struct qc_thread *thread, unsigned sho
 		return interrupted(thread, of_kind, vector);                                                 \
 	}
 
-VECTOR(local_timer_entry, QC_KIND_TICK)
 VECTOR(x86_platform_ipi_entry, QC_KIND_VECTOR)
 VECTOR(spurious_apic_entry, QC_KIND_VECTOR)
 VECTOR(error_apic_entry, QC_KIND_VECTOR)
 VECTOR(thermal_apic_entry, QC_KIND_VECTOR)
 VECTOR(threshold_apic_entry, QC_KIND_VECTOR)
 VECTOR(deferred_error_apic_entry, QC_KIND_VECTOR)
+
+SEC("tp_btf/local_timer_entry")
+int BPF_PROG(qc_timers_begin, int vector)
+{
+	struct cpu_state *cpu;
+
+	if (!cpu_in(qc_cpus.granted, bpf_get_smp_processor_id()))
+		return 0;
+	cpu = this_cpu();
+	if (cpu) {
+		cpu->timers[0] = 0;
+		cpu->timers[1] = 0;
+	}
+	return 0;
+}
+
+/* Told when it ends, with interrupts still off: by then it is known which timers were due. */
+VECTOR(local_timer_exit, QC_KIND_TICK)
 
 /* The sender is taken whatever was interrupted: else it would be blamed for the next. */
 #define IPI(tracepoint, of_kind, sent_kind)                                                                  \

@@ -35,13 +35,26 @@ static __always_inline void name_seat(struct qc_seat *seat, struct task_struct *
 	seat->start_ns = task->start_boottime;
 }
 
+/* A container that makes threads without end leaves seats for the others. */
+static __always_inline int may_sit(struct qc_counts *counts)
+{
+	if (__sync_fetch_and_add(&counts->seated, 1) < QC_SEATS_EACH)
+		return 1;
+	__sync_fetch_and_add(&counts->seated, -1);
+	return 0;
+}
+
 /* At a fork or an execve: it is in the kernel. */
 static __noinline int take_seat(struct qc_thread *thread, struct task_struct *task)
 {
+	unsigned int slot = thread->slot;
+	struct qc_counts *counts = bpf_map_lookup_elem(&qc_counts_map, &slot);
 	struct qc_seat *seat;
 
 	if (thread->seat)
 		return 0;
+	if (!counts || !may_sit(counts))
+		return -1;
 	for (int i = 0; i < SEATS_TRIED; i++) {
 		unsigned int number = __sync_fetch_and_add(&qc_next_seat, 1) % (QC_SEATS - 1) + 1;
 
@@ -63,15 +76,21 @@ static __noinline int take_seat(struct qc_thread *thread, struct task_struct *ta
 		thread->seat = number;
 		return 0;
 	}
+	__sync_fetch_and_add(&counts->seated, -1);
 	return -1;
 }
 
 static __noinline int leave_seat(struct qc_thread *thread)
 {
 	struct qc_seat *seat = seat_of(thread);
+	unsigned int slot = thread->slot;
+	struct qc_counts *counts = bpf_map_lookup_elem(&qc_counts_map, &slot);
 
 	if (!seat)
 		return 0;
+	/* A later holder of the slot counts from 0. */
+	if (counts && grant_of(thread))
+		__sync_fetch_and_add(&counts->seated, -1);
 	thread->seat = 0;
 	seat->taken = 0;
 	/* Last: from here on it is free. */

@@ -203,6 +203,33 @@ fn a_signal_ends_the_command_and_the_table_still_comes() {
     }
 }
 
+const FREEZE: [&str; 8] =
+    ["--cpu", "1", "--syscall", "Freeze", "--exception", "Ignore", "--interrupt", "Ignore"];
+
+#[test]
+fn a_frozen_command_stands_still_and_its_time_still_ends() {
+    let run = run(&[&FREEZE[..], &["--for", "1s"]].concat(), &[entries(), "calls", "3"]);
+    assert_eq!((run.code, &*run.stdout), (Some(0), ""), "{}", run.stderr);
+    assert!(run.stderr.contains("getppid(2) at ") && run.stderr.contains("process frozen"), "{}", run.stderr);
+}
+
+#[test]
+fn a_frozen_command_goes_on_as_its_line_says() {
+    let mut child = quietcore(&FREEZE, &[entries(), "calls", "3"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut lines = stderr.lines().map(Result::unwrap);
+    let told = lines.find(|line| line.contains("process frozen")).unwrap();
+    let pid = told.split("kill -CONT ").nth(1).and_then(|rest| rest.split(',').next()).unwrap();
+    assert!(Command::new("kill").args(["-CONT", pid]).status().unwrap().success());
+    let rest: Vec<String> = lines.collect();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stdout), (Some(0), b"done\n".to_vec()), "{told} {rest:?}");
+}
+
 #[test]
 fn when_quietcore_is_killed_the_command_does_not_run_on_unwatched() {
     let (mut child, mut stdout) = spinning(&["--cpu", "1", "--interrupt", "Ignore"]);

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Builds the programs of the node and of the host from Go modules: binaries.sh OUT PART
-# PART: tools (kind, helm, kubectl: what the host needs) or node (what runs in the node).
+# PART: tools (kind, helm, kubectl: what the host needs), node (what runs in the node), or lab (of the node's what the
+# lab has: kubelet and containerd).
 # Versions are those of mod/*/go.mod; nothing else in the testbed names one.
 set -euo pipefail
 out=$(realpath "$1") part=$2
@@ -21,6 +22,12 @@ IFS=. read -r major minor _ <<<"${kubernetes#v}"
 stamp=k8s.io/component-base/version
 kubernetes_flags="-X $stamp.gitVersion=$kubernetes -X $stamp.gitMajor=$major -X $stamp.gitMinor=$minor -X $stamp.gitTreeState=clean"
 
+build_containerd() {
+    local containerd=github.com/containerd/containerd/v2
+    build containerd "-X $containerd/version.Version=$(version_of containerd $containerd)" \
+        $containerd/cmd/{containerd,containerd-shim-runc-v2,ctr}
+}
+
 case $part in
 tools)
     build kind "" sigs.k8s.io/kind
@@ -37,10 +44,12 @@ node)
     (cd k8s && go build -mod=readonly -trimpath -buildvcs=false -ldflags "-s -w" -o "$out/etcd" go.etcd.io/etcd/server/v3)
     build crictl "" sigs.k8s.io/cri-tools/cmd/crictl
     build coredns "" github.com/coredns/coredns
-    containerd=github.com/containerd/containerd/v2
-    build containerd "-X $containerd/version.Version=$(version_of containerd $containerd)" \
-        $containerd/cmd/{containerd,containerd-shim-runc-v2,ctr}
+    build_containerd
     printf %s "$kubernetes" >"$out/kubernetes-version"
+    ;;
+lab)
+    build k8s "$kubernetes_flags" k8s.io/kubernetes/cmd/kubelet
+    build_containerd
     ;;
 *)
     echo "binaries.sh: unknown part $part" >&2

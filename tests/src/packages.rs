@@ -23,6 +23,9 @@ pub const LAB: &[&str] = &[
     "xz-utils",
     "util-linux",
     "bash",
+    "runc",
+    "gcc",
+    "libc6-dev",
 ];
 
 /// Installs what is missing of `names`.

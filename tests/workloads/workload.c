@@ -40,8 +40,14 @@ static void handle(int sig)
 /* 0 signals: the policy's own. */
 static long arm(int sys, int exc, int irq)
 {
-	return prctl(PR_TASK_ISOLATION, PR_TASK_ISOLATION_ENABLE | PR_TASK_ISOLATION_CLASSES,
-		     PR_TASK_ISOLATION_SIGNALS(sys, exc, irq), 0, 0);
+	long ret;
+
+	/* EAGAIN: the core's tick cannot stop yet. */
+	do {
+		ret = prctl(PR_TASK_ISOLATION, PR_TASK_ISOLATION_ENABLE | PR_TASK_ISOLATION_CLASSES,
+			    PR_TASK_ISOLATION_SIGNALS(sys, exc, irq), 0, 0);
+	} while (ret && errno == EAGAIN);
+	return ret;
 }
 
 static void disarm(void)

@@ -3,8 +3,14 @@
 use nix::errno::Errno;
 use serde::Serialize;
 
-use super::tracepoints::{GROUPS, Group, Need};
-use crate::{arm::plan::Provider, cores::set::CpuSet, guard::detector::Detector};
+use crate::{
+    arm::plan::Provider,
+    cores::set::CpuSet,
+    guard::{
+        detector::Detector,
+        tracepoints::{GROUPS, Group, Need},
+    },
+};
 
 /// What `probe` read.
 #[derive(Debug, Clone)]
@@ -306,15 +312,10 @@ fn stops(facts: &Facts) -> Vec<String> {
             stops.push(what.to_owned());
         }
     }
-    let edge = edge_refused(facts).is_none();
-    for group in &GROUPS {
-        let needed = match group.need {
-            Need::Always => true,
-            Need::Tracepoint => !edge,
-            Need::Edge | Need::Optional => false,
-        };
+    let detector = if edge_refused(facts).is_none() { Detector::Edge } else { Detector::Tracepoint };
+    for group in GROUPS.iter().filter(|group| group.need.is_of(detector)) {
         let absent = absent(group, facts);
-        if needed && !absent.is_empty() {
+        if !absent.is_empty() {
             stops.push(format!("this kernel has no tracepoint {}", absent.join(", ")));
         }
     }

@@ -41,7 +41,7 @@ fn the_best_machine_has_nothing_to_change() {
             task storage                          good      bpf_task_storage_get
             tracepoints of system calls           good      sys_enter, sys_exit
             tracepoint of page faults             good      page_fault_user
-            tracepoints of interrupts             good      local_timer_entry, reschedule_entry, call_function_entry, call_function_single_entry, irq_work_entry, irq_work_exit, irq_handler_entry
+            tracepoints of interrupts             good      local_timer_entry, local_timer_exit, reschedule_entry, call_function_entry, call_function_single_entry, irq_work_entry, irq_work_exit, irq_handler_entry
             tracepoints of scheduler and signals  good      sched_switch, sched_process_fork, sched_process_exec, sched_migrate_task, signal_generate, signal_deliver
             tracepoints of context tracking       good      user_enter, user_exit
             tracepoint of NMIs                    good      nmi_handler
@@ -79,7 +79,7 @@ fn a_kernel_without_nohz_full_and_bpf_lsm_gets_the_second_best_and_hears_why() {
             task storage                          good      bpf_task_storage_get
             tracepoints of system calls           good      sys_enter, sys_exit
             tracepoint of page faults             good      page_fault_user
-            tracepoints of interrupts             good      local_timer_entry, reschedule_entry, call_function_entry, call_function_single_entry, irq_work_entry, irq_work_exit, irq_handler_entry
+            tracepoints of interrupts             good      local_timer_entry, local_timer_exit, reschedule_entry, call_function_entry, call_function_single_entry, irq_work_entry, irq_work_exit, irq_handler_entry
             tracepoints of scheduler and signals  good      sched_switch, sched_process_fork, sched_process_exec, sched_migrate_task, signal_generate, signal_deliver
             tracepoints of context tracking       missing   no user_enter, user_exit
                                                             why: the Edge detector sees every entry by them, at no cost to other CPUs

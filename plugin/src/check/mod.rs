@@ -5,7 +5,6 @@
 mod findings;
 mod print;
 mod probe;
-mod tracepoints;
 
 use std::{
     io::{self, Write as _},

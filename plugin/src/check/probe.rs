@@ -1,7 +1,7 @@
 //! The facts, each read and none judged. One is tried out: whether a BPF LSM program answers, unless strict pods
 //! run here, whose cores attaching it would enter.
 
-use std::{fs, path::Path};
+use std::{error::Error, fs, path::Path};
 
 use libbpf_rs::btf::{
     Btf,
@@ -9,16 +9,16 @@ use libbpf_rs::btf::{
 };
 use nix::libc;
 
-use super::{
-    findings::{Facts, Lsm},
-    tracepoints::GROUPS,
-};
+use super::findings::{Facts, Lsm};
 use crate::{
     cores::{
         set::{CpuId, CpuSet},
         topology::{Topology, TopologyError},
     },
-    guard::{detector::Detector, kernel_answers_prctl, load::GuardError, lsm_answers, pins, support::Kernel},
+    guard::{
+        detector::Detector, kernel_answers_prctl, load::GuardError, lsm_answers, pins, support::Kernel,
+        tracepoints::GROUPS,
+    },
 };
 
 /// `root` is /, or a tree like it.
@@ -65,11 +65,20 @@ fn lsm(cores: &CpuSet, nohz_full: Option<&CpuSet>, pins: &Path) -> Lsm {
         Ok(None) => match tried() {
             Ok(true) => Lsm::Answers,
             Ok(false) => Lsm::Silent,
-            Err(error) => Lsm::Refused(error.to_string()),
+            Err(error) => Lsm::Refused(with_causes(&error)),
         },
         Ok(Some(_)) => Lsm::StrictPodsRun,
         Err(error) => Lsm::Refused(error.to_string()),
     }
+}
+
+fn with_causes(error: &GuardError) -> String {
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 fn words(file: &Path) -> Option<String> {

@@ -51,6 +51,8 @@ impl Signals {
                 // It may have ended just now.
                 let _ = kill(pid, signal);
             }
+            // One that action Freeze stopped would not take it.
+            let _ = kill(pid, Signal::SIGCONT);
         }
         Ok(())
     }
@@ -83,6 +85,7 @@ pub fn wait(pid: Pid, signals: &Signals, time: Option<Duration>) -> Result<Ended
         if let Some((at, signal)) = deadline.filter(|(at, _)| *at <= Instant::now()) {
             terminated |= signal == Signal::SIGTERM;
             let _ = kill(pid, signal);
+            let _ = kill(pid, Signal::SIGCONT);
             deadline = (signal == Signal::SIGTERM).then_some((at + GRACE, Signal::SIGKILL));
         }
     }

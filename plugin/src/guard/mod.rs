@@ -3,6 +3,7 @@
 //! `Guard` is the handle: loaded once at agent start, or adopted from the pins of an agent before it. After
 //! that everything is a store into mapped memory: nothing here enters a granted core.
 
+pub mod tracepoints;
 pub mod support;
 pub mod detector;
 mod object;

@@ -3,37 +3,21 @@
 
 use std::io;
 
-use super::detector::Detector;
+use super::{
+    detector::Detector,
+    tracepoints::{GROUPS, Group},
+};
 use libbpf_rs::btf::{
     Btf,
     types::{Func, Typedef},
 };
 
-/// Tracepoints without which entries would be missed, or counted twice. The others (NMI, machine checks, rare
-/// vectors) exist where the hardware's support was built in.
-const REQUIRED: [&str; 14] = [
-    "page_fault_user",
-    "local_timer_entry",
-    "reschedule_entry",
-    "call_function_entry",
-    "call_function_single_entry",
-    "irq_work_entry",
-    "irq_work_exit",
-    "irq_handler_entry",
-    "sched_switch",
-    "sched_process_fork",
-    "sched_process_exec",
-    "sched_migrate_task",
-    "signal_generate",
-    "signal_deliver",
-];
-
 #[derive(Debug, thiserror::Error)]
 pub enum SupportError {
     #[error("this kernel has no BTF at /sys/kernel/btf/vmlinux: it needs CONFIG_DEBUG_INFO_BTF=y")]
     NoBtf(#[source] libbpf_rs::Error),
-    #[error("this kernel has no tracepoint {0}: the guard would miss entries of its class")]
-    NoTracepoint(&'static str),
+    #[error("this kernel has no tracepoint {name}, and {why}: {remedy}")]
+    NoTracepoint { name: &'static str, why: &'static str, remedy: &'static str },
     #[error("{path} is not on a bpffs: mount one (mount -t bpf bpf /sys/fs/bpf)")]
     NoBpffs { path: String },
     #[error("look at the file system of {path}")]
@@ -61,12 +45,11 @@ impl Kernel {
     }
 
     pub fn can_guard(&self, detector: Detector) -> Result<(), SupportError> {
-        let entries = match detector {
-            Detector::Edge => ["user_exit", "user_enter"],
-            Detector::Tracepoint => ["sys_enter", "sys_exit"],
-        };
-        match REQUIRED.into_iter().chain(entries).find(|name| !self.has_tracepoint(name)) {
-            Some(missing) => Err(SupportError::NoTracepoint(missing)),
+        let needed = GROUPS.iter().filter(|group| group.need.is_of(detector));
+        let missing =
+            |group: &Group| group.tracepoints.iter().copied().find(|name| !self.has_tracepoint(name));
+        match needed.filter_map(|group| Some((group, missing(group)?))).next() {
+            Some((&Group { why, remedy, .. }, name)) => Err(SupportError::NoTracepoint { name, why, remedy }),
             None => Ok(()),
         }
     }

@@ -15,6 +15,8 @@ pub struct Blame {
     pub came: Option<CameOn>,
     /// Of a tick on a core in nohz_full.
     pub tick: Option<TickDependency>,
+    /// What the first timers that were due run, the tick's own among them: addresses in the kernel.
+    pub timers: Vec<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +84,7 @@ impl Blame {
             sender: (record.blame.known != 0).then(|| sender(record)),
             came: comes.then(|| came_on(record)),
             tick: tick(record.tick_dependency),
+            timers: record.timers.into_iter().filter(|function| *function != 0).collect(),
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use crate::{
-    guard::abi::QC_SEATS,
+    guard::abi::{QC_SEATS, QC_SEATS_EACH},
     violation::{
         blame::Blame,
         happening::{Answer, Cause, Entry, Happening, Refused, Story, SyscallAbi, Thread},
@@ -36,7 +36,7 @@ pub fn describe(happening: &Happening, scene: &Scene, names: &dyn Fn(u64) -> Opt
         },
         Story::Armed => format!("armed {}", who(thread, place)),
         Story::Disarmed => format!("disarmed by the program: {}", who(thread, place)),
-        Story::ArmRefused(refused) => refused_note(*refused, thread, place),
+        Story::ArmRefused(refused) => refused_note(*refused, thread, blame, place),
         Story::LeftCore => format!(
             "thread {} left its core: its affinity is no longer exactly one CPU of the grant; disarmed until the \
              program pins the thread to one and arms again",
@@ -94,7 +94,7 @@ fn full_cause_words(
     scene: &Scene,
 ) -> String {
     let mut words = match (&entry.cause, &blame.came) {
-        (Cause::Tick, _) => blame::tick_words(blame.tick, thread.cpu, scene.ticks),
+        (Cause::Tick, _) => blame::tick_words(blame, thread.cpu, scene),
         (Cause::Switch { .. }, Some(came)) => format!("switched out by {}", blame::came_words(came, scene)),
         (cause, _) => cause_words(cause, name),
     };
@@ -156,8 +156,8 @@ fn answer_words(answer: Answer, thread: &Thread) -> String {
         Answer::Frozen => {
             let pid = thread.host_tgid;
             format!(
-                "process frozen; on its node gdb -p {pid} or gcore {pid} show where it stands, and quietcore resume \
-                 POD (in the agent's container) lets it go on"
+                "process frozen; on its node gdb -p {pid} or gcore {pid} show where it stands, and kill -CONT {pid}, or \
+                 quietcore resume POD in the agent's container, lets it go on"
             )
         }
         Answer::Escalated(9 | 0) => {
@@ -174,7 +174,7 @@ fn answer_words(answer: Answer, thread: &Thread) -> String {
     }
 }
 
-fn refused_note(refused: Refused, thread: &Thread, place: &Place) -> String {
+fn refused_note(refused: Refused, thread: &Thread, blame: &Blame, place: &Place) -> String {
     let who = who(thread, place);
     let why = match refused {
         Refused::Affinity => {
@@ -188,10 +188,18 @@ fn refused_note(refused: Refused, thread: &Thread, place: &Place) -> String {
         Refused::Argument => {
             "bad argument; only ENABLE and CLASSES with signals 1 to 64 are known, and arg4 and arg5 must be 0"
         }
+        Refused::Tick => {
+            let why = blame.tick.map(blame::kept_by).unwrap_or_else(|| "its tick does not stop".to_owned());
+            return format!(
+                "prctl at {place} {who} answered EAGAIN: cpu {} ticks ({why}), and a tick would bring a signal; the \
+                 program should try again until the tick stops",
+                thread.cpu
+            );
+        }
         Refused::Seat => {
             return format!(
-                "thread {who} is never armed: the guard can watch {} threads of a node until they settle, and has no \
-                 place free; run fewer threads under policies with arm.at: Settled",
+                "thread {who} is never armed: the guard can watch {QC_SEATS_EACH} threads of a container and {} of a node \
+                 until they settle, and has no place free; run fewer threads under policies with arm.at: Settled",
                 QC_SEATS - 1
             );
         }

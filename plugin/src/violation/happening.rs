@@ -55,6 +55,8 @@ pub enum Refused {
     Argument,
     /// `arm.at: Settled`: the guard had no seat free to watch it from.
     Seat,
+    /// Not yet: its core ticks.
+    Tick,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -202,6 +204,7 @@ fn refused(record: &abi::qc_record) -> Result<Refused, UnknownRecord> {
         d if d == u64::from(abi::QC_REFUSED_LOCKED) => Ok(Refused::Locked),
         d if d == u64::from(abi::QC_REFUSED_ARGUMENT) => Ok(Refused::Argument),
         d if d == u64::from(abi::QC_REFUSED_SEAT) => Ok(Refused::Seat),
+        d if d == u64::from(abi::QC_REFUSED_TICK) => Ok(Refused::Tick),
         refusal => Err(UnknownRecord::Refusal { slot: record.slot, refusal }),
     }
 }

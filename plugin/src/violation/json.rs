@@ -15,6 +15,8 @@ pub struct BlameFields<'a> {
     sender: Option<SenderFields<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     came_on: Option<CameFields<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    timers: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -55,6 +57,7 @@ impl<'a> BlameFields<'a> {
         BlameFields {
             sender: blame.sender.as_ref().map(|sender| SenderFields::of(sender, scene)),
             came_on: blame.came.as_ref().map(|came| CameFields::of(came, scene)),
+            timers: blame.timers.iter().filter_map(|timer| scene.function(Some(*timer))).collect(),
         }
     }
 }

@@ -59,7 +59,7 @@ impl Ticks {
 pub(super) fn functions(blame: &Blame) -> impl Iterator<Item = u64> + use<> {
     let of_sender = blame.sender.as_ref().and_then(|sender: &Sender| sender.function);
     let of_worker = blame.came.as_ref().and_then(|came: &CameOn| came.function);
-    of_sender.into_iter().chain(of_worker)
+    of_sender.into_iter().chain(of_worker).chain(blame.timers.clone())
 }
 
 /// Cgroups that the words will name.

@@ -1,6 +1,7 @@
 //! Who is named for what comes from elsewhere. Each disturber runs on CPU 0, as a node's own processes do.
 
 use std::{
+    fs,
     io::Write as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -9,7 +10,7 @@ use std::{
 
 use quietcore::{
     guard::{
-        abi::{QC_INTERRUPT, QC_KIND_ARMED, QC_KIND_CALL_FUNCTION, QC_KIND_CAME_ON, qc_record},
+        abi::{QC_INTERRUPT, QC_KIND_ARMED, QC_KIND_CALL_FUNCTION, QC_KIND_CAME_ON, QC_KIND_TICK, qc_record},
         record::text,
     },
     policy::effective::{Action, Effective},
@@ -99,6 +100,43 @@ fn a_siblings_mprotect_is_blamed_with_its_thread_and_function() {
 #[test]
 fn a_siblings_membarrier_is_blamed_with_its_thread_and_function() {
     check_sibling("sibling-membarrier", "ipi_mb");
+}
+
+/// With it a timer stays on the CPU where it was set, also on one in nohz_full (kernel/sched/core.c,
+/// get_nohz_timer_target).
+struct TimersStay(String);
+
+const TIMER_MIGRATION: &str = "/proc/sys/kernel/timer_migration";
+
+impl TimersStay {
+    fn new() -> TimersStay {
+        let before = fs::read_to_string(TIMER_MIGRATION).unwrap();
+        fs::write(TIMER_MIGRATION, "0").unwrap();
+        TimersStay(before)
+    }
+}
+
+impl Drop for TimersStay {
+    fn drop(&mut self) {
+        fs::write(TIMER_MIGRATION, &self.0).unwrap();
+    }
+}
+
+#[test]
+fn a_timer_that_is_not_the_tick_is_named_by_its_function() {
+    let _stay = TimersStay::new();
+    let stand = Stand::new();
+    let run = stand.start_entries(&report_interrupts(), "own-timer", 0);
+    let functions = |record: &qc_record| record.timers.map(kernel_function);
+    let is_alarm =
+        |record: &qc_record| is(record, QC_KIND_TICK) && functions(record).contains(&"it_real_fn".to_owned());
+    stand.wait_until("its alarm came often", |records| {
+        100 <= records.iter().filter(|record| is_alarm(record)).count()
+    });
+    let run = run.kill(&stand);
+    let ticks = run.of_kind(QC_KIND_TICK);
+    let unnamed = ticks.iter().filter(|record| record.timers[0] == 0).count();
+    assert_eq!(unnamed, 0, "of {}", ticks.len());
 }
 
 #[test]

@@ -6,8 +6,8 @@ use quietcore::{
     arm::plan::Provider,
     guard::{
         abi::{
-            QC_EXCEPTION, QC_INTERRUPT, QC_KIND_ARMED, QC_KIND_DISARMED, QC_KIND_LEFT_CORE, QC_KIND_TICK,
-            QC_KIND_TRAP, QC_SYSCALL, QC_TICK_KNOWN,
+            QC_EXCEPTION, QC_INTERRUPT, QC_KIND_ARM_REFUSED, QC_KIND_ARMED, QC_KIND_DISARMED,
+            QC_KIND_LEFT_CORE, QC_KIND_TICK, QC_KIND_TRAP, QC_REFUSED_TICK, QC_SYSCALL, QC_TICK_KNOWN,
         },
         detector::Detector,
         load::Guard,
@@ -126,4 +126,15 @@ fn who_attaches_bpf_programs_is_blamed_by_name() {
     let expected = ("attacher".to_owned(), std::process::id(), "do_sync_core".to_owned());
     let calls = calls(&run.records);
     assert!(calls.contains(&expected), "{calls:?}");
+}
+
+#[test]
+fn a_core_whose_tick_cannot_stop_is_not_ready_and_its_owner_hears_once_why() {
+    let stand = Stand::new();
+    let run = stand.run_entries(&only(QC_INTERRUPT, Action::Report), "not-ready", 0);
+    assert_eq!((run.told("busy").as_str(), run.told("alone").as_str()), ("-11", "0"), "{}", run.output);
+    let refused = run.only(QC_KIND_ARM_REFUSED);
+    let by_scheduler = 1 << 2;
+    assert_eq!(refused.detail, u64::from(QC_REFUSED_TICK));
+    assert_eq!(refused.tick_dependency & by_scheduler, by_scheduler);
 }

@@ -9,13 +9,15 @@
 
 use std::path::Path;
 
-use crate::stand::programs::{entries, tiny, workload};
+use crate::stand::programs::{entries, poll_loop_c, poll_loop_rust, tiny, workload};
 
 mod stand;
 mod workload;
 mod counts;
 mod oracle;
 mod signals;
+mod values;
+mod examples;
 mod arming;
 mod leaving;
 mod hostile;
@@ -35,7 +37,9 @@ mod quiet;
 /// Where a compiler is; the lab gets them from there.
 #[test]
 fn its_programs_are_built() {
-    for program in [workload(), entries(), tiny(), env!("CARGO_BIN_EXE_quietcore")] {
+    for program in
+        [workload(), entries(), tiny(), poll_loop_c(), poll_loop_rust(), env!("CARGO_BIN_EXE_quietcore")]
+    {
         assert!(Path::new(program).exists());
         println!("program {program}");
     }

@@ -14,6 +14,7 @@ use quietcore::{
 use crate::{
     counts::only,
     stand::{Stand, kinds, null_selector::Compared},
+    values::check_values,
 };
 
 #[test]
@@ -71,6 +72,7 @@ fn check_each_is_signalled(day: &str) -> Vec<qc_record> {
         assert!(blocked || record.ip == *place, "{record:?} told at {place:#x}");
         assert_ne!(record.flags & (QC_F_SIGNALLED | QC_F_SEND_FAILED), 0);
     }
+    check_values(&run, sent.iter().copied());
     let with_flag = |flag| sent.iter().filter(|record| record.flags & flag != 0).count();
     println!(
         "{} signals, {} while the handler ran, {} right behind another",

@@ -7,8 +7,8 @@ use quietcore::{
     arm::settle::{Clocks, InTheWay, PATIENCE, Settler, Turn},
     guard::{
         abi::{
-            QC_F_DISARMED, QC_F_SIGNALLED, QC_KIND_ARM_REFUSED, QC_KIND_SYSCALL, QC_REFUSED_SEAT, QC_SEATS,
-            QC_SYSCALL, qc_record, qc_seat,
+            QC_F_DISARMED, QC_F_SIGNALLED, QC_KIND_ARM_REFUSED, QC_KIND_SYSCALL, QC_REFUSED_SEAT,
+            QC_SEATS_EACH, QC_SYSCALL, qc_record, qc_seat,
         },
         seats::Seated,
         slots::Slot,
@@ -315,16 +315,14 @@ fn each_slot_has_its_own_settle_for() {
 fn each_thread_that_finds_no_seat_says_so_and_its_seat_is_free_when_another_ends() {
     const MORE: u32 = 100;
     let stand = Stand::new();
-    let n_seats = QC_SEATS - 1;
-    let mut run = stand.start_entries(&settled(HOUR), "crowd", n_seats + MORE - 1);
+    let mut run = stand.start_entries(&settled(HOUR), "crowd", QC_SEATS_EACH + MORE - 1);
     run.wait_for("ready");
-    let n_taken = seats(&stand).len() as u64;
+    let taken = seats(&stand).len();
     let run = run.kill(&stand);
     let refused = run.of_kind(QC_KIND_ARM_REFUSED);
     assert!(refused.iter().all(|record| record.detail == u64::from(QC_REFUSED_SEAT)));
-    // The search for a free one is short, so that the last ones may be overlooked.
-    assert_eq!((refused.len() as u64 + n_taken, run.counts.lost), (u64::from(n_seats + MORE), 0));
-    assert!(u64::from(n_seats) * 9 / 10 < n_taken && n_taken <= u64::from(n_seats), "{n_taken}");
+    assert_eq!((taken, refused.len(), run.counts.lost), (QC_SEATS_EACH as usize, MORE as usize, 0));
+    assert_eq!(run.counts.seated, 0);
     assert!(seats(&stand).is_empty());
 }
 

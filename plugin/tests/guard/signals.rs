@@ -1,18 +1,15 @@
-//! The signal comes before the thread's next instruction, once for each violation, and says its class.
+//! The signal comes before the thread's next instruction, once for each violation.
 
 use quietcore::{
-    guard::{
-        abi::{
-            QC_CLASSES, QC_EXCEPTION, QC_F_ESCALATED, QC_F_SIGNALLED, QC_KIND_SYSCALL, QC_SYSCALL, qc_record,
-        },
-        support::Kernel,
+    guard::abi::{
+        QC_CLASSES, QC_EXCEPTION, QC_F_ESCALATED, QC_F_SIGNALLED, QC_KIND_SYSCALL, QC_SYSCALL, qc_record,
     },
     policy::effective::Action,
 };
 
 use crate::{
     counts::only,
-    stand::{Run, Stand, enforce, number},
+    stand::{Run, Stand, enforce},
 };
 
 const SIGUSR1: u8 = 10;
@@ -47,18 +44,6 @@ fn two_thousand_page_faults_are_signalled_at_the_faulting_instruction() {
     let stand = Stand::new();
     let run = stand.run_entries(&only(QC_EXCEPTION, Action::Report), "signal-each-fault", 2_000);
     check_each_is_signalled_at_its_place(&run, QC_EXCEPTION, 2_000);
-}
-
-#[test]
-fn siginfo_carries_the_class_where_the_kernel_can_send_it() {
-    let stand = Stand::new();
-    // bpf_send_signal_task: since 6.13.
-    let can_send = Kernel::probe().unwrap().has_function("bpf_send_signal_task");
-    for (class, day) in [(QC_SYSCALL, "signal-each-call"), (QC_EXCEPTION, "signal-each-fault")] {
-        let run = stand.run_entries(&only(class, Action::Report), day, 1);
-        let expect = if can_send { 0xd000_0000 | class } else { 0 };
-        assert_eq!(number(&run.told("value")), u64::from(expect));
-    }
 }
 
 #[test]

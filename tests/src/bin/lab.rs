@@ -2,7 +2,7 @@
 #![expect(clippy::print_stdout, reason = "its output is the command's")]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -11,7 +11,8 @@ use quietcore_tests::cache::Cache;
 use quietcore_tests::lab::boot::{Boot, Isolcpus};
 use quietcore_tests::lab::kernel::Kernel;
 use quietcore_tests::lab::machine::{Ended, Machine};
-use quietcore_tests::lab::root::Root;
+use quietcore_tests::lab::node::Node;
+use quietcore_tests::lab::root::{Root, quoted};
 use quietcore_tests::lab::suite::Suite;
 use quietcore_tests::{interrupt, logs, packages, progress};
 
@@ -40,7 +41,7 @@ struct Arguments {
     /// A parameter of the kernel's command line, after the lab's own
     #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
     kernel_arg: Vec<String>,
-    /// Run the guard's lab tests; what follows `--` are arguments for them
+    /// Run the guard's lab tests and those of a strict pod on a node; what follows `--` are arguments for them
     #[arg(long)]
     test: bool,
     /// The command and its arguments, with paths in the lab
@@ -59,12 +60,13 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<u8> {
     packages::ensure(packages::LAB)?;
-    let suite = arguments.test.then(|| progress::step("build the lab's tests", Suite::build)).transpose()?;
-    let kernel = Kernel::get(&Cache::open()?)?;
+    let cache = Cache::open()?;
+    let tests = arguments.test.then(|| Tests::build(&cache)).transpose()?;
+    let kernel = Kernel::get(&cache)?;
     let work = tempfile::tempdir().context("make a temporary folder")?;
     let image = work.path().join("root.img");
     progress::step("make the lab's root image", || {
-        make_root(arguments, suite.as_ref(), &kernel, work.path().join("root"))?.write(&image)
+        make_root(arguments, tests.as_ref(), &kernel, work.path())?.write(&image)
     })?;
     let folder = match &arguments.out {
         Some(folder) => folder.clone(),
@@ -89,17 +91,43 @@ fn run(arguments: &Arguments) -> Result<u8> {
     ended.map(|_| status)
 }
 
-fn make_root(arguments: &Arguments, suite: Option<&Suite>, kernel: &Kernel, folder: PathBuf) -> Result<Root> {
-    let root = Root::make(folder, kernel)?;
+/// One boot for all of them.
+struct Tests {
+    guard: Suite,
+    node: Node,
+}
+
+impl Tests {
+    fn build(cache: &Cache) -> Result<Tests> {
+        progress::step("build the lab's tests", || {
+            Ok(Tests { guard: Suite::build()?, node: Node::build(cache)? })
+        })
+    }
+
+    fn put(&self, root: &Root, work: &Path) -> Result<()> {
+        self.guard.put(root)?;
+        self.node.put(root, work)
+    }
+
+    /// Both, whatever comes of the first.
+    fn command(&self, arguments: &[String]) -> Vec<String> {
+        let both = [self.guard.command(arguments), Node::command(arguments)].map(|words| quoted(&words));
+        let script = format!("{}; guard=$?; {}; node=$?; exit $((guard ? guard : node))", both[0], both[1]);
+        ["sh", "-c", &script].map(str::to_owned).to_vec()
+    }
+}
+
+fn make_root(arguments: &Arguments, tests: Option<&Tests>, kernel: &Kernel, work: &Path) -> Result<Root> {
+    let root = Root::make(work.join("root"), kernel)?;
     for file in &arguments.file {
         let paths = file.split_once(':').filter(|(_, path)| path.starts_with('/'));
         let (source, path) = paths.with_context(|| format!("--file {file} is not SOURCE:/PATH"))?;
         root.program(source.as_ref(), path)?;
     }
-    match suite {
-        Some(suite) => {
-            suite.put(&root)?;
-            root.command(&suite.command(&arguments.command))?;
+    match tests {
+        Some(tests) => {
+            tests.put(&root, work)?;
+            root.command(&tests.command(&arguments.command))?;
         }
         None => root.command(&arguments.command)?,
     }

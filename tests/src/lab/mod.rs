@@ -4,5 +4,6 @@
 pub mod boot;
 pub mod kernel;
 pub mod machine;
+pub mod node;
 pub mod root;
 pub mod suite;

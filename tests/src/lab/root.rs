@@ -78,9 +78,7 @@ impl Root {
 
     /// What runs, by its words.
     pub fn command(&self, words: &[String]) -> Result<()> {
-        let quoted: Vec<String> =
-            words.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect();
-        self.text("lab/command", &format!("#!/bin/sh\nexec {}\n", quoted.join(" ")), 0o755)
+        self.text("lab/command", &format!("#!/bin/sh\nexec {}\n", quoted(words)), 0o755)
     }
 
     pub fn write(&self, image: &Path) -> Result<()> {
@@ -100,7 +98,7 @@ impl Root {
         Ok(())
     }
 
-    fn text(&self, path: &str, content: &str, mode: u32) -> Result<()> {
+    pub fn text(&self, path: &str, content: &str, mode: u32) -> Result<()> {
         let at = self.folder.join(path);
         fs::create_dir_all(at.parent().unwrap_or(&self.folder))?;
         fs::write(&at, content).with_context(|| format!("write {}", at.display()))?;
@@ -112,6 +110,12 @@ impl Root {
         let _old = fs::remove_file(&at);
         Ok(symlink(target, &at)?)
     }
+}
+
+/// As a shell reads them as these words.
+pub fn quoted(words: &[String]) -> String {
+    let words: Vec<String> = words.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect();
+    words.join(" ")
 }
 
 /// The path in a line of ldd, as in image.rs: `libelf.so.1 => /lib/libelf.so.1 (0x..)`.

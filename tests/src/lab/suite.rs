@@ -4,11 +4,10 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use anyhow::{Result, bail};
 
 use crate::command::run;
-use crate::lab::root::Root;
+use crate::lab::{node::built, root::Root};
 
 /// The test that builds the programs, and prints where they are.
 const BUILDS: &str = "its_programs_are_built";
@@ -22,16 +21,10 @@ pub struct Suite {
 
 impl Suite {
     pub fn build() -> Result<Suite> {
-        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-        let mut build = Command::new(cargo);
-        build.args(["test", "--no-run", "--quiet", "--message-format=json-render-diagnostics"]);
-        build.args(["-p", "quietcore", "--features", "kernel,lab", "--test", "guard"]);
-        let messages = run(&mut build)?;
-        let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let tests = messages.filter(|message| message["target"]["name"] == "guard");
-        let executable =
-            tests.filter_map(|message| message["executable"].as_str().map(PathBuf::from)).next_back();
-        let executable = executable.context("cargo built no test `guard`")?;
+        let executable = built(
+            &["test", "--no-run", "-p", "quietcore", "--features", "kernel,lab", "--test", "guard"],
+            "guard",
+        )?;
         let printed = run(Command::new(&executable).args(["--exact", BUILDS, "--nocapture"]))?;
         let programs: Vec<PathBuf> =
             printed.lines().filter_map(|line| line.strip_prefix("program ")).map(PathBuf::from).collect();

@@ -2,7 +2,7 @@
 
 use super::COMM_MAX;
 use crate::violation::{
-    blame::{CameOn, Part, Relation, Sender, Task, TickDependency},
+    blame::{Blame, CameOn, Part, Relation, Sender, Task, TickDependency},
     happening::Thread,
     scene::{Scene, Ticks},
     text::printable,
@@ -82,23 +82,43 @@ fn task_words(task: &Task, relation: Relation, cpu: Option<u32>, scene: &Scene) 
     }
 }
 
-pub(super) fn tick_words(dependency: Option<TickDependency>, cpu: u32, ticks: Ticks) -> String {
+/// What the scheduler's tick runs: since Linux 6.9, and before.
+const TICKS: [&str; 2] = ["tick_nohz_handler", "tick_sched_timer"];
+
+/// The local timer serves the scheduler's tick and every other timer of its CPU.
+pub(super) fn tick_words(blame: &Blame, cpu: u32, scene: &Scene) -> String {
+    let named: Vec<&str> =
+        blame.timers.iter().filter_map(|timer| scene.functions.get(timer)).map(String::as_str).collect();
+    let others: Vec<&str> = named.iter().copied().filter(|name| !TICKS.contains(name)).collect();
+    match (others.len() < named.len() || named.is_empty(), others.is_empty()) {
+        (true, true) => tick_itself(blame.tick, cpu, scene.ticks),
+        (true, false) => {
+            format!("{} and timer {}", tick_itself(blame.tick, cpu, scene.ticks), others.join(", "))
+        }
+        (false, _) => format!("local timer ({}, not the tick)", others.join(", ")),
+    }
+}
+
+fn tick_itself(dependency: Option<TickDependency>, cpu: u32, ticks: Ticks) -> String {
     let why = match ticks {
         Ticks::OnEveryCpu => "this kernel ticks on every CPU: CONFIG_NO_HZ_FULL is not set".to_owned(),
         Ticks::OnThisCpu => format!("cpu {cpu} is not in nohz_full"),
-        Ticks::WhenNeeded => {
-            let Some(dependency) = dependency else { return "local timer tick".to_owned() };
-            let known = DEPENDENCIES.iter().enumerate();
-            let found: Vec<_> =
-                known.filter(|(bit, _)| dependency.0 >> bit & 1 == 1).map(|(_, name)| *name).collect();
-            match (dependency.0, found.is_empty()) {
-                (0, _) => "a timer was due".to_owned(),
-                (bits, true) => format!("kept by dependency {bits:#x}"),
-                (_, false) => format!("kept by {}", found.join(" and ")),
-            }
-        }
+        Ticks::WhenNeeded => match dependency {
+            None => return "local timer tick".to_owned(),
+            Some(dependency) => kept_by(dependency),
+        },
     };
     format!("local timer tick ({why})")
+}
+
+pub(super) fn kept_by(TickDependency(bits): TickDependency) -> String {
+    let known = DEPENDENCIES.iter().enumerate();
+    let found: Vec<_> = known.filter(|(bit, _)| bits >> bit & 1 == 1).map(|(_, name)| *name).collect();
+    match (bits, found.is_empty()) {
+        (0, _) => "a timer was due".to_owned(),
+        (bits, true) => format!("kept by dependency {bits:#x}"),
+        (_, false) => format!("kept by {}", found.join(" and ")),
+    }
 }
 
 #[cfg(test)]

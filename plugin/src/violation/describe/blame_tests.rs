@@ -196,6 +196,29 @@ fn a_tick_says_why_there_is_one() {
 }
 
 #[test]
+fn a_timer_that_is_not_the_tick_is_named() {
+    const TICK: u64 = 0xffff_ffff_8143_0000;
+    const SERVER: u64 = 0xffff_ffff_8110_0000;
+    let mut scene = Scene { ticks: Ticks::WhenNeeded, ..scene() };
+    scene.functions.extend([(TICK, "tick_nohz_handler".into()), (SERVER, "dl_task_timer".into())]);
+    let due = |timers| abi::qc_record {
+        timers,
+        tick_dependency: 4 | abi::QC_TICK_KNOWN,
+        ..record(abi::QC_KIND_TICK)
+    };
+    let tick = "interrupt local timer tick (kept by the scheduler (a second runnable task, a CFS quota or a deadline server))";
+    let starts = |timers, words: &str| {
+        let note = describe(&Happening::try_from(&due(timers)).unwrap(), &scene, &|_| None);
+        assert!(note.starts_with(&format!("{words} at fwd_loop")), "{note}");
+    };
+    starts([SERVER, 0], "interrupt local timer (dl_task_timer, not the tick)");
+    starts([TICK, 0], tick);
+    starts([TICK, SERVER], &format!("{tick} and timer dl_task_timer"));
+    // Nobody can say of a hidden address whether it is the tick's.
+    starts([FLUSH + 1, 0], tick);
+}
+
+#[test]
 fn who_took_the_core_is_named_with_who_queued_it() {
     let came =
         |came, came_flags, blame| abi::qc_record { came, came_flags, blame, ..record(abi::QC_KIND_CAME_ON) };

@@ -74,7 +74,7 @@ fn a_frozen_process_comes_with_what_to_do_about_it() {
     check(
         abi::qc_record { signal: 19, detail: 39, ..frozen },
         expect![
-            "syscall getpid(2) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): process frozen; on its node gdb -p 4711 or gcore 4711 show where it stands, and quietcore resume POD (in the agent's container) lets it go on"
+            "syscall getpid(2) at fwd_loop+0x1c (l2fwd, tid 31, cpu 5): process frozen; on its node gdb -p 4711 or gcore 4711 show where it stands, and kill -CONT 4711, or quietcore resume POD in the agent's container, lets it go on"
         ],
     );
 }
@@ -272,7 +272,13 @@ fn a_refused_arming_says_what_to_do() {
     check(
         refused(abi::QC_REFUSED_SEAT),
         expect![
-            "thread (l2fwd, tid 31, cpu 5) is never armed: the guard can watch 4095 threads of a node until they settle, and has no place free; run fewer threads under policies with arm.at: Settled"
+            "thread (l2fwd, tid 31, cpu 5) is never armed: the guard can watch 1024 threads of a container and 4095 of a node until they settle, and has no place free; run fewer threads under policies with arm.at: Settled"
+        ],
+    );
+    check(
+        abi::qc_record { tick_dependency: 4 | abi::QC_TICK_KNOWN, ..refused(abi::QC_REFUSED_TICK) },
+        expect![
+            "prctl at fwd_loop+0x1c (l2fwd, tid 31, cpu 5) answered EAGAIN: cpu 5 ticks (kept by the scheduler (a second runnable task, a CFS quota or a deadline server)), and a tick would bring a signal; the program should try again until the tick stops"
         ],
     );
 }

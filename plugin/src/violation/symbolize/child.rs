@@ -1,13 +1,17 @@
 //! Step 8: the process that reads a container's binary, and its answer.
 //!
-//! `quietcore symbolize-child OFFSET [PATH]`: standard input is the file as `O_PATH`, or the container's root
+//! `quietcore symbolize-child place|call OFFSET [PATH]`: standard input is the file as `O_PATH`, or the container's root
 //! if there is a PATH. Answers on standard output, one line a phase, the quick one first: at the deadline the
-//! agent takes what is there. No answer: the file could not be read as ELF.
+//! agent takes what is there. No answer: the file could not be read as ELF. `call`: only if a call ends with that byte.
 
 use std::{
     ffi::OsString,
+    fs::File,
     io::{self, Write, stdin},
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::fs::FileExt as _,
+    },
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -16,7 +20,11 @@ use blazesym::symbolize::{Input, Sym, Symbolized, Symbolizer, source};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 
 use crate::violation::{
-    symbolize::{place::NoFunction, sandbox},
+    symbolize::{
+        call::{self, ends_in_call},
+        place::NoFunction,
+        sandbox,
+    },
     text::printable,
 };
 
@@ -25,8 +33,30 @@ pub const SUBCOMMAND: &str = "symbolize-child";
 const NAME_MAX: usize = 512;
 const UNREADABLE: &str = "unreadable";
 const NO_SYMBOL: &str = "no-symbol";
+const NO_CALL: &str = "no-call";
 const ELF: &str = "elf";
 const DWARF: &str = "dwarf";
+
+/// What is at an offset in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Question {
+    Place,
+    /// The last byte of a call, if the stack is one.
+    Call,
+}
+
+impl Question {
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Question::Place => "place",
+            Question::Call => "call",
+        }
+    }
+
+    fn of_word(word: &OsString) -> Option<Question> {
+        [Question::Place, Question::Call].into_iter().find(|question| word == question.word())
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Symbol {
@@ -38,12 +68,13 @@ pub struct Symbol {
 
 /// `arguments` are those after the subcommand. A process of its own: afterwards it can do nothing any more.
 pub fn main(arguments: &[OsString]) -> ExitCode {
-    let offset = arguments.first().and_then(|text| text.to_str()).and_then(|text| text.parse().ok());
-    let Some(offset) = offset else {
+    let question = arguments.first().and_then(Question::of_word);
+    let offset = arguments.get(1).and_then(|text| text.to_str()).and_then(|text| text.parse().ok());
+    let Some((question, offset)) = question.zip(offset) else {
         return ExitCode::FAILURE;
     };
     sandbox::close_inherited_files();
-    let file = match open(arguments.get(1).map(PathBuf::from)) {
+    let file = match open(arguments.get(2).map(PathBuf::from)) {
         Ok(Some(file)) => file,
         Ok(None) | Err(_) => return say(UNREADABLE),
     };
@@ -51,7 +82,7 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    symbolize(&path, offset).unwrap_or(ExitCode::FAILURE)
+    symbolize(&path, question, offset).unwrap_or(ExitCode::FAILURE)
 }
 
 /// As `O_PATH`. `None`: not a regular file.
@@ -67,8 +98,14 @@ fn open(path: Option<PathBuf>) -> io::Result<Option<OwnedFd>> {
     Ok((kind == FileType::RegularFile).then_some(file))
 }
 
-/// Opens `path` exactly once and first of all: the sandbox has one descriptor left.
-fn symbolize(path: &Path, offset: u64) -> Option<ExitCode> {
+/// Opens `path` twice and first of all: the sandbox has two descriptors left.
+fn symbolize(path: &Path, question: Question, offset: u64) -> Option<ExitCode> {
+    let before = match bytes_to(path, offset) {
+        Ok(before) => before,
+        // EACCES: the file's mode lets only its owner read it, and we gave up CAP_DAC_READ_SEARCH.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Some(say(UNREADABLE)),
+        Err(_) => return None,
+    };
     let symbolizer = Symbolizer::builder()
         .enable_auto_reload(false)
         .enable_code_info(true)
@@ -81,12 +118,10 @@ fn symbolize(path: &Path, offset: u64) -> Option<ExitCode> {
         elf.debug_syms = debug_syms;
         symbolizer.symbolize_single(&source::Source::from(elf), Input::FileOffset(offset))
     };
-    let by_symbol_table = match find(false) {
-        Ok(found) => found,
-        // EACCES: the file's mode lets only its owner read it, and we gave up CAP_DAC_READ_SEARCH.
-        Err(error) if error.kind() == blazesym::ErrorKind::PermissionDenied => return Some(say(UNREADABLE)),
-        Err(_) => return None,
-    };
+    let by_symbol_table = find(false).ok()?;
+    if question == Question::Call && !ends_in_call(&before) {
+        return Some(say(NO_CALL));
+    }
     match by_symbol_table {
         Symbolized::Sym(symbol) => say(&line(ELF, &symbol)),
         Symbolized::Unknown(_) => say(NO_SYMBOL),
@@ -95,6 +130,17 @@ fn symbolize(path: &Path, offset: u64) -> Option<ExitCode> {
         Ok(Symbolized::Sym(symbol)) => Some(say(&line(DWARF, &symbol))),
         Ok(Symbolized::Unknown(_)) | Err(_) => Some(ExitCode::SUCCESS),
     }
+}
+
+/// As many as the longest call has, with the one at `offset` as their last.
+fn bytes_to(path: &Path, offset: u64) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let end = offset.saturating_add(1);
+    let first = end.saturating_sub(call::LONGEST as u64);
+    let mut bytes = vec![0; usize::try_from(end - first).unwrap_or_default()];
+    let read = file.read_at(&mut bytes, first)?;
+    bytes.truncate(read);
+    Ok(bytes)
 }
 
 fn line(phase: &str, symbol: &Sym<'_>) -> String {
@@ -127,6 +173,7 @@ pub(super) fn parse_answer(text: &str) -> Result<Symbol, NoFunction> {
         })();
         match (phase, symbol) {
             (Some(UNREADABLE), _) => best = Err(NoFunction::NotReadable),
+            (Some(NO_CALL), _) => best = Err(NoFunction::NoCall),
             (Some(NO_SYMBOL), _) => best = Err(NoFunction::NoSymbol),
             (Some(ELF), Some(symbol)) => best = Ok(symbol),
             // The symbol table has the whole name of a C++ function, debug information only its last part.
@@ -178,11 +225,12 @@ mod tests {
         check("", expect!["Err(NotParsed)"]);
         check("no-symbol\n", expect!["Err(NoSymbol)"]);
         check("unreadable\n", expect!["Err(NotReadable)"]);
+        check("no-call\n", expect!["Err(NoCall)"]);
     }
 
     proptest! {
         #[test]
-        fn no_answer_of_the_child_panics(text in "\\PC*", lines in proptest::collection::vec("(elf|dwarf|no-symbol)\t?[0-9a-z]*\t?\\PC*\n", 0..4)) {
+        fn no_answer_of_the_child_panics(text in "\\PC*", lines in proptest::collection::vec("(elf|dwarf|no-symbol|no-call)\t?[0-9a-z]*\t?\\PC*\n", 0..4)) {
             let _ = parse_answer(&text);
             let _ = parse_answer(&lines.concat());
         }

@@ -21,7 +21,7 @@ use crate::violation::{
     scene::{self, Scene, Ticks},
     symbolize::{
         cache::Cache,
-        child::Symbol,
+        child::{Question, Symbol},
         maps::Mapping,
         parent::Children,
         place::{NoFunction, NoModule, Place},
@@ -30,6 +30,7 @@ use crate::violation::{
 };
 
 pub mod cache;
+mod call;
 pub mod child;
 pub mod maps;
 pub mod parent;
@@ -98,14 +99,15 @@ impl Symbolizer {
         }
     }
 
-    /// Where no code is, the frame pointer was something else: what follows is no stack.
+    /// Where no code is, or no call, the frame pointer was something else: what follows is no stack.
     fn callers(&mut self, container: &str, pid: Option<i32>, happening: &Happening) -> Vec<Place> {
         let mut callers = Vec::new();
         for returns_to in happening.callers.iter().take(CALLERS) {
             // The call itself: where it is the function's last instruction, its return is another function's.
             let call = returns_to.saturating_sub(1);
-            match self.place(container, pid, &happening.thread, call) {
+            match self.look(container, pid, &happening.thread, Question::Call, call) {
                 Place::Address { why: NoModule::Unmapped, .. } => break,
+                Place::Module { why: NoFunction::NoCall, .. } => break,
                 place => callers.push(place.one_further()),
             }
         }
@@ -140,17 +142,32 @@ impl Symbolizer {
 
     /// `pid` is the thread as the agent's /proc shows it.
     pub fn place(&mut self, container: &str, pid: Option<i32>, thread: &Thread, ip: u64) -> Place {
+        self.look(container, pid, thread, Question::Place, ip)
+    }
+
+    fn look(
+        &mut self,
+        container: &str,
+        pid: Option<i32>,
+        thread: &Thread,
+        question: Question,
+        ip: u64,
+    ) -> Place {
         let snapshot = match pid {
             Some(pid) => Snapshot::take(&self.proc_root, pid, thread.started),
             None => Err(NoModule::NotReadable),
         };
         match snapshot {
             Ok(snapshot) => match snapshot.find(ip) {
-                Some(mapping) => self.in_mapping(container, mapping, snapshot.open(mapping).as_ref(), ip),
+                Some(mapping) => {
+                    self.in_mapping(container, mapping, snapshot.open(mapping).as_ref(), question, ip)
+                }
                 None => Place::Address { ip, why: NoModule::Unmapped },
             },
             Err(why) => match self.recall(container, thread.host_tgid, ip) {
-                Some((mapping, module)) => self.in_mapping(container, &mapping, module.as_ref(), ip),
+                Some((mapping, module)) => {
+                    self.in_mapping(container, &mapping, module.as_ref(), question, ip)
+                }
                 None => Place::Address { ip, why },
             },
         }
@@ -161,12 +178,19 @@ impl Symbolizer {
         process.mappings.iter().find(|(mapping, _)| mapping.contains(ip)).cloned()
     }
 
-    fn in_mapping(&mut self, container: &str, mapping: &Mapping, module: Option<&Module>, ip: u64) -> Place {
+    fn in_mapping(
+        &mut self,
+        container: &str,
+        mapping: &Mapping,
+        module: Option<&Module>,
+        question: Question,
+        ip: u64,
+    ) -> Place {
         let (Some(_), Some(offset)) = (&mapping.path, mapping.file_offset(ip)) else {
             return Place::Address { ip, why: NoModule::Anonymous };
         };
         let answer = match module {
-            Some(module) => self.symbol(container, module, offset),
+            Some(module) => self.symbol(container, module, question, offset),
             None => Err(NoFunction::NotReadable),
         };
         match answer {
@@ -175,17 +199,23 @@ impl Symbolizer {
         }
     }
 
-    fn symbol(&mut self, container: &str, module: &Module, offset: u64) -> Result<Symbol, NoFunction> {
-        if let Some(answer) = self.cache.get(&module.id, offset) {
+    fn symbol(
+        &mut self,
+        container: &str,
+        module: &Module,
+        question: Question,
+        offset: u64,
+    ) -> Result<Symbol, NoFunction> {
+        if let Some(answer) = self.cache.get(&module.id, question, offset) {
             return answer;
         }
         let failures = self.failures.entry(container.into()).or_default();
         if PATIENCE <= *failures {
             return Err(NoFunction::NotParsed);
         }
-        let answer = self.children.ask(&module.file, offset);
+        let answer = self.children.ask(&module.file, question, offset);
         *failures = if answer == Err(NoFunction::NotParsed) { *failures + 1 } else { 0 };
-        self.cache.put(&module.id, offset, &answer);
+        self.cache.put(&module.id, question, offset, &answer);
         answer
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::violation::symbolize::{
-    child::{self, Symbol},
+    child::{self, Question, Symbol},
     place::NoFunction,
     process::ModuleFile,
 };
@@ -38,7 +38,7 @@ impl Children {
         Children { program, deadline, stuck: Vec::new() }
     }
 
-    pub fn ask(&mut self, file: &ModuleFile, offset: u64) -> Result<Symbol, NoFunction> {
+    pub fn ask(&mut self, file: &ModuleFile, question: Question, offset: u64) -> Result<Symbol, NoFunction> {
         self.stuck.retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
         if STUCK <= self.stuck.len() {
             return Err(NoFunction::NotParsed);
@@ -50,6 +50,7 @@ impl Children {
         let stdin = fd.try_clone().map_err(|_no_descriptor| NoFunction::NotReadable)?;
         let spawned = Command::new(&self.program)
             .arg(child::SUBCOMMAND)
+            .arg(question.word())
             .arg(offset.to_string())
             .args(path.map(OsString::from))
             .env_clear()

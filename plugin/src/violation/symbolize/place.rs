@@ -36,6 +36,8 @@ pub enum NoFunction {
     NotReadable,
     /// The deadline, a limit of memory, or not ELF.
     NotParsed,
+    /// No call returns to it.
+    NoCall,
 }
 
 /// Why only the address is known.
@@ -90,6 +92,7 @@ impl NoFunction {
         match self {
             NoFunction::NoSymbol => "file offset: no symbol there",
             NoFunction::NotReadable => "file offset: binary not readable",
+            NoFunction::NoCall => "file offset: no call ends there",
             NoFunction::NotParsed => "file offset: symbols not read in time or broken",
         }
     }

@@ -1,7 +1,7 @@
 //! Step 8: what a process gives up before it reads a hostile file.
 //!
-//! After `enter` it has no capability, can gain none, can open exactly one more file (for which it has one
-//! descriptor and no way to free it), and may use no more memory and time than a symbol needs. Its only way
+//! After `enter` it has no capability, can gain none, can open exactly two more files (for which it has two
+//! descriptors and no way to free them), and may use no more memory and time than a symbol needs. Its only way
 //! out is its standard output.
 #![expect(unsafe_code, reason = "close_range and the seccomp filter have no safe wrapper in our crates")]
 
@@ -71,11 +71,11 @@ fn limit_resources() -> io::Result<()> {
     limit(Resource::Cpu, CPU_SECONDS)?;
     limit(Resource::Core, 0)?;
     limit(Resource::Fsize, 0)?;
-    // The lowest free descriptor is the only one that may still be used; `close` is not allowed by the filter.
+    // The two lowest free descriptors are the only ones that may still be used; `close` is not allowed by the filter.
     // There are no holes below it: `close_inherited_files` left 0, 1 and 2.
     let next = std::fs::File::open("/dev/null").or_else(|_| std::fs::File::open("/proc/self/exe"))?;
     let next = u64::try_from(next.as_raw_fd()).map_err(io::Error::other)?;
-    limit(Resource::Nofile, next + 1)?;
+    limit(Resource::Nofile, next + 2)?;
     Ok(())
 }
 

@@ -138,6 +138,39 @@ static void unaffine(long unused)
 	printf("ret=%ld\n", arm(0, 0, 0));
 }
 
+/* Until it is as it should be, or for as long as nobody would wait. The clock is the vDSO's. */
+static long arm_until(long wanted)
+{
+	struct timespec begin, now;
+	long ret;
+
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	do {
+		ret = arm_once(0, 0, EACH);
+		clock_gettime(CLOCK_MONOTONIC, &now);
+	} while (ret != wanted && now.tv_sec - begin.tv_sec < 20);
+	return ret;
+}
+
+/* While somebody else wants the same core its tick cannot stop. */
+static void not_ready(long n)
+{
+	pid_t other;
+	long busy;
+
+	handle(EACH, on_signal);
+	other = fork();
+	if (!other)
+		for (;;)
+			__builtin_ia32_pause();
+	busy = arm_until(-EAGAIN);
+	kill(other, SIGKILL);
+	waitpid(other, 0, 0);
+	printf("busy=%ld ", busy);
+	printf("alone=%ld\n", arm_until(0));
+	disarm();
+}
+
 const struct day arming_days[] = {
     {"one-signal", one_signal},
     {"default-signal", default_signal},
@@ -150,5 +183,6 @@ const struct day arming_days[] = {
     {"exec-from-thread", exec_from_thread},
     {"threads", threads},
     {"unaffine", unaffine},
+    {"not-ready", not_ready},
     {0, 0},
 };

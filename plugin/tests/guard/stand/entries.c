@@ -7,15 +7,18 @@
  */
 #include "program.h"
 
-static unsigned long told[TOLD_MAX], last_value;
+static unsigned long told[TOLD_MAX], carried[TOLD_MAX];
+static int last_code;
 volatile unsigned long n_told;
 
 void on_signal(int sig, siginfo_t *info, void *context)
 {
-	if (n_told < TOLD_MAX)
+	if (n_told < TOLD_MAX) {
 		told[n_told] = ((ucontext_t *)context)->uc_mcontext.gregs[REG_RIP];
+		carried[n_told] = PR_TASK_ISOLATION_VALUE(info);
+	}
 	n_told++;
-	last_value = (unsigned long)info->si_value.sival_ptr;
+	last_code = info->si_code;
 }
 
 static void skip_ud2(int sig, siginfo_t *info, void *context)
@@ -25,9 +28,9 @@ static void skip_ud2(int sig, siginfo_t *info, void *context)
 
 void tell(void)
 {
-	printf("signals=%lu value=%#lx handler=%p\n", n_told, last_value, (void *)on_signal);
+	printf("signals=%lu code=%d handler=%p\n", n_told, last_code, (void *)on_signal);
 	for (unsigned long i = 0; i < n_told && i < TOLD_MAX; i++)
-		printf("told=%#lx\n", told[i]);
+		printf("told=%#lx\ncarried=%#lx\n", told[i], carried[i]);
 }
 
 void answer(int nr, int option, int error)
@@ -82,6 +85,24 @@ static void strange_numbers(long n)
 	call(-1, 0, 0, 0, 0, 0);
 	call(0x40000000 | 60, 0, 0, 0, 0, 0);
 	disarm();
+}
+
+static void signal_strange_calls(long n)
+{
+	long ret;
+
+	handle(EACH, on_signal);
+	arm(EACH, 0, 0);
+	while (n--) {
+		asm volatile("int $0x80"
+			     : "=a"(ret)
+			     : "0"(60), "b"(022)
+			     : "memory", "r8", "r9", "r10", "r11");
+		call(-1, 0, 0, 0, 0, 0);
+		call(SYS_write, 1, 0, 0, 0, 0);
+	}
+	disarm();
+	tell();
 }
 
 /* Each new page is one fault; the kernel's own count is the oracle. */
@@ -163,6 +184,42 @@ static void signal_each_fault(long n)
 	tell();
 }
 
+/* The trap's own signal is delivered first: ours then finds its handler about to run. */
+static void signal_each_trap(long n)
+{
+	handle(SIGILL, resume_there);
+	handle(SIGSEGV, resume_there);
+	handle(EACH, on_signal);
+	raise(EACH);
+	n_told = 0;
+	printf("resume_there=%p\n", (void *)resume_there);
+	fflush(stdout);
+	arm(0, EACH, 0);
+	while (n--) {
+		TRAP("ud2");
+		TRAP("mov 8, %%rcx");
+	}
+	disarm();
+	tell();
+}
+
+/* A call that would never return. */
+static void signal_a_sleep(long unused)
+{
+	int ends[2];
+	char byte;
+	long ret;
+
+	if (pipe(ends))
+		perror("pipe");
+	handle(EACH, on_signal);
+	arm(EACH, 0, 0);
+	ret = call(SYS_read, ends[0], (long)&byte, 1, 0, 0);
+	disarm();
+	printf("ret=%ld\n", ret);
+	tell();
+}
+
 /* With UMIP the kernel answers sgdt itself (arch/x86/kernel/umip.c). */
 static void emulated(long n)
 {
@@ -186,6 +243,9 @@ static const struct day own_days[] = {
     {"each-trap", each_trap},
     {"signal-each-call", signal_each_call},
     {"signal-each-fault", signal_each_fault},
+    {"signal-each-trap", signal_each_trap},
+    {"signal-a-sleep", signal_a_sleep},
+    {"signal-strange-calls", signal_strange_calls},
     {"getppids", getppids},
     {0, 0},
 };
@@ -196,6 +256,7 @@ int main(int argc, char **argv)
 				      published_days, settling_days,  blame_days};
 
 	memset(told, 0, sizeof(told)); /* present before anything is armed */
+	memset(carried, 0, sizeof(carried));
 	for (unsigned int i = 0; argc > 2 && i < sizeof(tables) / sizeof(*tables); i++)
 		for (const struct day *day = tables[i]; day->name; day++)
 			if (!strcmp(argv[1], day->name)) {

@@ -2,7 +2,6 @@
 /* Days on which a program does, while it is armed, what a guard may stumble over. */
 #include "program.h"
 #include <sys/ptrace.h>
-#include <sys/wait.h>
 
 /* N violations while the signal is blocked are one pending signal: standard signals do not queue. */
 static void coalesced(long n)

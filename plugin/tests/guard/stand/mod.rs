@@ -187,6 +187,11 @@ impl Stand {
         self.start_in(policy, &[entries(), day, &n.to_string()], &How::default())
     }
 
+    /// Any other.
+    pub fn run_program(&self, policy: &Effective, program: &[&str]) -> Run {
+        self.start_in(policy, program, &How::default()).finish(self)
+    }
+
     /// Another container on the same core. Its slot is closed by whoever asked for it.
     pub fn start_entries_in(&self, slot: u8, policy: &Effective, day: &str, n: u32) -> Running {
         let how = How { slot, ..How::default() };

@@ -20,6 +20,8 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
 #include "quietcore.h"
@@ -67,10 +69,21 @@ static inline long call(long nr, long a, long b, long c, long d, long e)
 }
 
 /* Signals of the classes; 0: the policy's own. */
-static inline long arm(int sys, int exc, int irq)
+static inline long arm_once(int sys, int exc, int irq)
 {
 	return call(SYS_prctl, PR_TASK_ISOLATION, PR_TASK_ISOLATION_ENABLE | PR_TASK_ISOLATION_CLASSES,
 		    PR_TASK_ISOLATION_SIGNALS(sys, exc, irq), 0, 0);
+}
+
+/* As v16's own programs do: a core that was not ready can be. */
+static inline long arm(int sys, int exc, int irq)
+{
+	long ret;
+
+	do {
+		ret = arm_once(sys, exc, irq);
+	} while (ret == -EAGAIN);
+	return ret;
 }
 
 static inline long disarm(void)

@@ -17,6 +17,43 @@ pub fn tiny() -> &'static str {
     BUILT.get_or_init(|| build(&["tests/guard/stand/tiny.c"], "tiny", &["-nostdlib", "-no-pie"]))
 }
 
+/// examples/poll-loop, in C.
+pub fn poll_loop_c() -> &'static str {
+    static BUILT: OnceLock<String> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        build(&["../examples/poll-loop/poll-loop.c"], "poll-loop", &["-Wall", "-Wextra", "-Werror"])
+    })
+}
+
+/// And in Rust, by a cargo of its own: that of the tests builds no other package's examples.
+pub fn poll_loop_rust() -> &'static str {
+    static BUILT: OnceLock<String> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("examples");
+        let built = target.join("x86_64-unknown-linux-gnu/debug/examples/poll-loop");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+        cargo.args([
+            "build",
+            "--quiet",
+            "--package",
+            "quietcore-abi",
+            "--example",
+            "poll-loop",
+            "--target-dir",
+        ]);
+        if !are_built() {
+            assert!(cargo.arg(&target).status().unwrap().success());
+        }
+        built.to_str().unwrap().to_owned()
+    })
+}
+
+/// In the lab, which has no compiler, they lie where they were built.
+fn are_built() -> bool {
+    std::env::var_os("QUIETCORE_PROGRAMS_ARE_BUILT").is_some()
+}
+
 const ENTRIES: [&str; 7] = [
     "tests/guard/stand/entries.c",
     "tests/guard/stand/interrupts.c",
@@ -30,8 +67,7 @@ const ENTRIES: [&str; 7] = [
 pub fn build(sources: &[&str], name: &str, flags: &[&str]) -> String {
     let plugin = Path::new(env!("CARGO_MANIFEST_DIR"));
     let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    // In the lab, which has no compiler, they lie where they were built.
-    if std::env::var_os("QUIETCORE_PROGRAMS_ARE_BUILT").is_some() {
+    if are_built() {
         return built.to_str().unwrap().to_owned();
     }
     let mut gcc = Command::new("gcc");

@@ -8,13 +8,17 @@
 static long isolate(long sig)
 {
 	unsigned long bits = PR_TASK_ISOLATION_ENABLE;
+	long ret;
 
 	if (sig) {
 		handle(sig, on_signal);
 		bits |= PR_TASK_ISOLATION_SET_SIG(sig);
 	}
 	fflush(stdout);
-	return call(SYS_prctl, PR_TASK_ISOLATION, bits, 0, 0, 0);
+	do {
+		ret = call(SYS_prctl, PR_TASK_ISOLATION, bits, 0, 0, 0);
+	} while (ret == -EAGAIN);
+	return ret;
 }
 
 static void off_again(void)

@@ -1,25 +1,38 @@
-//! The guard's tracepoints, by what they are for, and what a kernel lacks that lacks them.
+//! Step 7: the guard's tracepoints, by what they are for, and what a kernel lacks that lacks them. Without those that
+//! are needed entries would be missed, or counted twice; the others exist where the hardware's support was built in.
+//! Pure.
+
+use super::detector::Detector;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Need {
+pub enum Need {
     Always,
     Edge,
     Tracepoint,
-    /// Where the hardware's support was built in.
     Optional,
 }
 
-#[derive(Debug)]
-pub(super) struct Group {
-    pub(super) item: &'static str,
-    pub(super) need: Need,
-    pub(super) tracepoints: &'static [&'static str],
-    pub(super) why: &'static str,
-    pub(super) remedy: &'static str,
+impl Need {
+    pub fn is_of(self, detector: Detector) -> bool {
+        match self {
+            Need::Always => true,
+            Need::Edge => detector == Detector::Edge,
+            Need::Tracepoint => detector == Detector::Tracepoint,
+            Need::Optional => false,
+        }
+    }
 }
 
-/// The guard's tracepoints, by what they are for.
-pub(super) const GROUPS: [Group; 7] = [
+#[derive(Debug)]
+pub struct Group {
+    pub item: &'static str,
+    pub need: Need,
+    pub tracepoints: &'static [&'static str],
+    pub why: &'static str,
+    pub remedy: &'static str,
+}
+
+pub const GROUPS: [Group; 7] = [
     Group {
         item: "tracepoints of system calls",
         need: Need::Tracepoint,
@@ -39,6 +52,7 @@ pub(super) const GROUPS: [Group; 7] = [
         need: Need::Always,
         tracepoints: &[
             "local_timer_entry",
+            "local_timer_exit",
             "reschedule_entry",
             "call_function_entry",
             "call_function_single_entry",

@@ -1,0 +1,45 @@
+//! Steps 2 to 9 where cores are quiet and the kernel answers exactly: real kubelet, containerd and agent on a nohz_full
+//! kernel. Runs in the lab.
+
+mod node;
+
+use node::{Node, exec};
+
+#[test]
+fn a_strict_pod_gets_its_signal_and_its_owner_the_cause() {
+    let node = Node::get();
+    let pod = node.pod("breaks", "all", "syscall");
+    assert_eq!(pod.wait_exit_code(), 0);
+    assert!(pod.log().contains("signals=1 last=10"), "{}", pod.log());
+    let told = pod.wait_told("its system call", |note| note.starts_with("syscall getppid(2) at "));
+    let cpu = told["cpu"].as_u64();
+    assert!(cpu.is_some_and(|cpu| (1..4).contains(&cpu)), "{told}");
+    let log = node.agent_log();
+    assert!(log.contains("detector=\"Edge\"") && log.contains("provider=\"Lsm\""), "{log}");
+}
+
+#[test]
+fn a_pod_that_is_quiet_hears_nothing_not_even_a_tick() {
+    let node = Node::get();
+    let pod = node.pod("quiet", "all", "quiet");
+    assert_eq!(pod.wait_exit_code(), 0);
+    assert!(pod.log().contains("signals=0"), "{}", pod.log());
+    assert!(node.told(&pod).is_empty(), "{:?}", node.told(&pod));
+}
+
+#[test]
+fn a_process_that_somebody_execs_into_the_container_is_named_as_one() {
+    let node = Node::get();
+    let pod = node.pod("visited", "report", "spin");
+    let container = pod.wait_container_id();
+    pod.wait_log("arming");
+    exec(&container, &["/workload", "quiet"]);
+    pod.wait_told("its visitor", |note| note.contains("started in this container by exec or a probe"));
+}
+
+#[test]
+fn a_pod_without_its_policy_is_refused_in_words() {
+    let pod = Node::get().pod("lost", "nowhere", "syscall");
+    let refusal = pod.wait_refusal();
+    assert!(refusal.contains("nowhere"), "{refusal}");
+}
