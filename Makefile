@@ -5,23 +5,28 @@ BUILD := $(or $(CARGO_TARGET_DIR),target)
 AGENT := $(BUILD)/$(TARGET)/fast/quietcore
 LAB := cargo run --quiet -p quietcore-tests --bin lab --
 TESTBED := cargo run --quiet -p quietcore-tests --bin testbed --
+KERNEL_BENCH := cargo bench --quiet --profile fast -p quietcore --features kernel --bench kernel
 E2E := cargo test --quiet -p quietcore-tests --features cluster
 E2E_FILES := strict_pod settled refusals hostile_pods bad_days uninstall
 # what the build needs of Debian; the testbed adds its own
 PACKAGES := gcc libc6-dev make pkg-config clang clang-format gdb libclang1-14 libclang-common-14-dev libelf-dev zlib1g-dev linux-libc-dev
 
-.PHONY: help packages check unit integration lab agent e2e test demo bench up down
+# what else one would watch a process with; the bench measures them beside the guard
+PEERS := bpftrace linux-perf strace
+install = dpkg-query -W $(1) >/dev/null 2>&1 || { echo "install Debian packages: $(1)"; \
+  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null; }
+
+.PHONY: help packages check unit integration lab agent e2e test demo bench bench-kernel bench-lab bench-cluster bench-readme up down
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 packages: ## install the Debian packages that the build needs
-	@dpkg-query -W $(PACKAGES) >/dev/null 2>&1 || { echo "install Debian packages: $(PACKAGES)"; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES) >/dev/null; }
+	@$(call install,$(PACKAGES))
 
 check: packages ## format and lints
 	cargo fmt --check
-	clang-format --dry-run -Werror plugin/bpf/*.[ch] abi/include/*.h examples/*/*.c tests/workloads/*.c plugin/tests/guard/stand/*.[ch]
+	clang-format --dry-run -Werror plugin/bpf/*.[ch] abi/include/*.h examples/*/*.c tests/workloads/*.c plugin/tests/guard/stand/*.[ch] plugin/benches/kernel/*.[ch]
 	cargo clippy --quiet --workspace --all-targets --features quietcore/kernel,quietcore/lab,quietcore-tests/cluster,quietcore-tests/lab -- -D warnings
 
 unit: packages ## tests that need nothing
@@ -49,11 +54,25 @@ demo: agent ## a strict pod on a real cluster, told in one screen
 	cargo build --quiet -p quietcore-tests
 	$(TESTBED) run --name quietcore-demo --agent $(AGENT) -- $(BUILD)/$(TARGET)/debug/demo
 
-bench: agent ## measure the budgets, print them, and write bench/*.json
+bench: bench-kernel bench-lab bench-cluster bench-readme ## measure the budgets, print them, and write bench/*.json
+
+bench-kernel: packages ## the guard and the shim on this machine's kernel, beside bpftrace, perf trace and strace
+	@$(call install,$(PEERS))
 	mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
-	cargo bench --quiet --profile fast -p quietcore --features kernel --bench kernel
+	mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing
+	$(KERNEL_BENCH)
+
+bench-lab: packages ## the guard on the lab's nohz_full kernel
+	files=$$($(KERNEL_BENCH) -- --lab-files) && $(LAB) --out $(BUILD)/bench-lab $$files \
+	  -- env QUIETCORE_PROGRAMS_ARE_BUILT=1 /lab/kernel --lab /out/lab.json
+	cp $(BUILD)/bench-lab/out/lab.json bench/lab.json
+
+bench-cluster: agent ## the agent on a real cluster
 	cargo build --quiet -p quietcore-tests
 	$(TESTBED) run --name quietcore-bench --agent $(AGENT) -- $(BUILD)/$(TARGET)/debug/bench
+
+bench-readme: packages ## put what bench/kernel.json and bench/lab.json say into README.md
+	$(KERNEL_BENCH) -- --readme
 
 up: agent ## a cluster with the agent's image, for interactive use; prints the lines that export KUBECONFIG
 	@$(TESTBED) up --agent $(AGENT)

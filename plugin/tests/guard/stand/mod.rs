@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "this is a test, also what is not inside a #[test]")]
 
 mod guards;
+pub mod null_selector;
 pub mod programs;
 mod running;
 
@@ -95,7 +96,12 @@ impl Stand {
     /// Not shared, for a test that has an agent too: who came last answers the prctl.
     pub fn beside_an_agent() -> Stand {
         let core = "1";
-        Stand::over(core, TestGuard::private(guards::chosen(core), core))
+        Stand::private(core, guards::chosen(core))
+    }
+
+    /// Attached for this one alone.
+    pub fn private(core: &'static str, detector: Detector) -> Stand {
+        Stand::over(core, TestGuard::private(detector, core))
     }
 
     /// For tests of what outlives an agent.
@@ -297,7 +303,7 @@ impl Drop for Stand {
 }
 
 /// The process that execs the shim: the started one, or, in a PID namespace, the child of unshare(1).
-fn shell_of(started: i32, direct: bool) -> i32 {
+pub fn shell_of(started: i32, direct: bool) -> i32 {
     for _ in 0..3000 {
         let pid = if direct { Some(started) } else { only_child(started) };
         // A shell that waits in read(2) for "go".

@@ -64,7 +64,7 @@ const ENTRIES: [&str; 7] = [
     "tests/guard/stand/blame.c",
 ];
 
-fn build(sources: &[&str], name: &str, flags: &[&str]) -> String {
+pub fn build(sources: &[&str], name: &str, flags: &[&str]) -> String {
     let plugin = Path::new(env!("CARGO_MANIFEST_DIR"));
     let built = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     if are_built() {
