@@ -178,7 +178,8 @@ fn a_policy_file_is_what_pods_have() {
 
 /// Started, and armed by now.
 fn spinning(flags: &[&str]) -> (Child, BufReader<std::process::ChildStdout>) {
-    let mut child = quietcore(flags, &[entries(), "spin", "0"])
+    let only_ours = ["--syscall", "Ignore", "--exception", "Ignore", "--interrupt", "Ignore"];
+    let mut child = quietcore(&[flags, &only_ours].concat(), &[entries(), "spin-told", "0"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -186,14 +187,14 @@ fn spinning(flags: &[&str]) -> (Child, BufReader<std::process::ChildStdout>) {
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     stdout.read_line(&mut line).unwrap();
-    assert_eq!(line, "arming\n");
+    assert_eq!(line, "armed\n");
     (child, stdout)
 }
 
 #[test]
 fn a_signal_ends_the_command_and_the_table_still_comes() {
     for signal in ["-INT", "-TERM"] {
-        let (mut child, _stdout) = spinning(&["--cpu", "1", "--interrupt", "Ignore"]);
+        let (mut child, _stdout) = spinning(&["--cpu", "1"]);
         assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
         let mut stderr = String::new();
         child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
@@ -232,7 +233,7 @@ fn a_frozen_command_goes_on_as_its_line_says() {
 
 #[test]
 fn when_quietcore_is_killed_the_command_does_not_run_on_unwatched() {
-    let (mut child, mut stdout) = spinning(&["--cpu", "1", "--interrupt", "Ignore"]);
+    let (mut child, mut stdout) = spinning(&["--cpu", "1"]);
     child.kill().unwrap();
     assert_eq!(child.wait().unwrap().signal(), Some(9));
     // The command holds the other end of this until it ends.
@@ -250,7 +251,7 @@ fn interrupts_are_where_they_were_before() {
         all
     };
     let before = affinities();
-    let (child, _stdout) = spinning(&["--cpu", "1", "--interrupt", "Ignore"]);
+    let (child, _stdout) = spinning(&["--cpu", "1"]);
     let moved = affinities().iter().filter(|(_, cpus)| cpus.trim() == "0").count();
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     child.wait_with_output().unwrap();

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use nix::{
+    sched::{CpuSet, sched_setaffinity},
     sys::{ptrace, wait},
     unistd::Pid,
 };
@@ -79,6 +80,17 @@ fn a_call_that_stops_for_a_tracer_is_one_entry() {
     assert_eq!(calls_of_each_thread(&run), [[GETPPID; 200]]);
 }
 
+/// In a thread of its own, on CPU 0: from the same CPU nobody needs an IPI.
+fn from_another_cpu<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let pinned = || {
+        let mut cpu_0 = CpuSet::new();
+        cpu_0.set(0).unwrap();
+        sched_setaffinity(Pid::from_raw(0), &cpu_0).unwrap();
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(pinned).join().unwrap())
+}
+
 #[test]
 fn a_tracer_that_stops_it_is_an_interrupt_and_it_stays_armed() {
     let stand = Stand::new();
@@ -86,15 +98,17 @@ fn a_tracer_that_stops_it_is_an_interrupt_and_it_stays_armed() {
     run.wait_for("arming");
     stand.wait_until("it is armed", |records| story(records).contains(&QC_KIND_ARMED));
     let pid = Pid::from_raw(run.pid());
-    ptrace::seize(pid, ptrace::Options::empty()).unwrap();
     let mut records = Vec::new();
     // A kick that arrives while a tick has the thread in the kernel already is no entry.
-    let kicked = (0..100).any(|_| {
-        ptrace::interrupt(pid).unwrap();
-        wait::waitpid(pid, None).unwrap();
-        ptrace::cont(pid, None).unwrap();
-        records.extend(stand.records());
-        kinds(&records).contains(&QC_KIND_RESCHEDULE)
+    let kicked = from_another_cpu(|| {
+        ptrace::seize(pid, ptrace::Options::empty()).unwrap();
+        (0..100).any(|_| {
+            ptrace::interrupt(pid).unwrap();
+            wait::waitpid(pid, None).unwrap();
+            ptrace::cont(pid, None).unwrap();
+            records.extend(stand.records());
+            kinds(&records).contains(&QC_KIND_RESCHEDULE)
+        })
     });
     assert!(kicked, "{:?}", kinds(&records));
     records.extend(run.kill(&stand).records);
