@@ -3,7 +3,7 @@
 
 mod node;
 
-use node::{Node, exec};
+use node::{Node, exec, signal};
 
 #[test]
 fn a_strict_pod_gets_its_signal_and_its_owner_the_cause() {
@@ -25,6 +25,20 @@ fn a_pod_that_is_quiet_hears_nothing_not_even_a_tick() {
     assert_eq!(pod.wait_exit_code(), 0);
     assert!(pod.log().contains("signals=0"), "{}", pod.log());
     assert!(node.told(&pod).is_empty(), "{:?}", node.told(&pod));
+}
+
+#[test]
+fn a_strict_pod_is_left_alone_while_another_comes_and_goes() {
+    let node = Node::get();
+    let spinner = node.pod("alone", "all", "spin");
+    spinner.wait_log("arming");
+    let passing = node.pod("passing", "all", "syscall");
+    assert_eq!(passing.wait_exit_code(), 0);
+    passing.wait_told("its system call", |note| note.starts_with("syscall getppid(2) at "));
+    assert!(node.told(&spinner).is_empty(), "{:?}", node.told(&spinner));
+    // It was armed, and the guard was awake: a signal interrupts it.
+    signal(&spinner.wait_container_id(), "SIGUSR1");
+    spinner.wait_told("who kicked it", |note| note.starts_with("interrupt reschedule IPI from "));
 }
 
 #[test]

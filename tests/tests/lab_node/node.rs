@@ -206,6 +206,13 @@ pub(crate) fn exec(container_id: &str, words: &[&str]) {
     let _its_own_status = ctr(&[&exec[..], words].concat());
 }
 
+/// To a container's first process.
+#[track_caller]
+pub(crate) fn signal(container_id: &str, name: &str) {
+    let sent = ctr(&["tasks", "kill", "--signal", name, container_id]);
+    sent.unwrap_or_else(|error| panic!("{error:#}"));
+}
+
 fn ctr(words: &[&str]) -> Result<String> {
     run(Command::new("ctr").args(["--namespace", "k8s.io"]).args(words))
 }
