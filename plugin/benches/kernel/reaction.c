@@ -5,6 +5,7 @@
  * it is from before the entry to after it.
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <linux/membarrier.h>
 #include <pthread.h>
 #include <sched.h>
@@ -35,11 +36,16 @@ static void on_violation(int sig)
 		began = now;
 }
 
+/* Not yet, says EAGAIN, while the core's tick cannot stop. */
 static long isolate(int on)
 {
 	unsigned long bits = on ? PR_TASK_ISOLATION_ENABLE | PR_TASK_ISOLATION_CLASSES : 0;
+	long ret;
 
-	return prctl(PR_TASK_ISOLATION, bits, 0, 0, 0);
+	do
+		ret = prctl(PR_TASK_ISOLATION, bits, 0, 0, 0);
+	while (ret && errno == EAGAIN);
+	return ret;
 }
 
 static void tell(long n)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use quietcore::policy::effective::Action;
 
 use crate::{
-    line::{Line, Spread},
+    line::{Line, Spread, round},
     stand::{Stand, enforce},
 };
 
@@ -22,14 +22,14 @@ pub fn lines() -> Vec<Line> {
         plain.push(microseconds(stand.time_to_exec(&policy, false)));
         shimmed.push(microseconds(stand.time_to_exec(&policy, true)));
     }
-    let added: Vec<f64> = shimmed.iter().zip(&plain).map(|(shimmed, plain)| shimmed - plain).collect();
-    let added = Spread::of(&added);
+    let (plain, shimmed) = (Spread::of(&plain), Spread::of(&shimmed));
+    // Of the fastest quarter of each: what else runs on this core only adds.
+    let added = round(shimmed.quartiles[0] - plain.quartiles[0]);
     let exec = Line::new("shim.exec", "exec of a static program through the shim", "us");
-    let exec =
-        exec.value("without", Spread::of(&plain)).value("with", Spread::of(&shimmed)).value("added", added);
+    let exec = exec.value("without", plain).value("with", shimmed).value("added", added);
     let bytes = bytes();
     let file = Line::new("shim.file", "the shim's file", "bytes").value("size", bytes);
-    vec![exec.budget("< 1 ms", added.median < MICROSECONDS), file.budget("<= 64 KiB", bytes <= BYTES)]
+    vec![exec.budget("< 1 ms", added < MICROSECONDS), file.budget("<= 64 KiB", bytes <= BYTES)]
 }
 
 fn bytes() -> u64 {
