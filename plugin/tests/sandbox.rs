@@ -18,7 +18,8 @@ fn main() {
     let text = String::from_utf8(output.stdout).unwrap();
     expect![[r#"
         first file: ok
-        second file: Too many open files (os error 24)
+        second file: ok
+        third file: Too many open files (os error 24)
         after closing the first: Too many open files (os error 24)
         socket: Operation not permitted (os error 1)
         program: Operation not permitted (os error 1)
@@ -28,7 +29,7 @@ fn main() {
         NoNewPrivs:	1
     "#]]
     .assert_eq(&text);
-    println!("test after_enter_one_file_and_nothing_else ... ok");
+    println!("test after_enter_two_files_and_nothing_else ... ok");
 }
 
 fn inside() {
@@ -37,7 +38,9 @@ fn inside() {
     let words = |result: io::Result<()>| result.map_or_else(|e| e.to_string(), |()| "ok".into());
     let status = File::open("/proc/self/status");
     println!("first file: {}", words(status.as_ref().map(|_| ()).map_err(|e| io::Error::from(e.kind()))));
-    println!("second file: {}", words(File::open("/dev/null").map(|_| ())));
+    let second = File::open("/dev/null");
+    println!("second file: {}", words(second.as_ref().map(|_| ()).map_err(|e| io::Error::from(e.kind()))));
+    println!("third file: {}", words(File::open("/dev/null").map(|_| ())));
     let mut status = status.unwrap();
     let mut text = String::new();
     io::Read::read_to_string(&mut status, &mut text).unwrap();
