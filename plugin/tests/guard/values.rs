@@ -12,7 +12,7 @@ use quietcore_abi::{Cause, Class, Violation};
 use crate::{
     blame::{end, on},
     counts::only,
-    stand::{Run, Stand, number},
+    stand::{Run, Stand, number, story},
 };
 
 const NR_WRITE: u16 = 1;
@@ -132,9 +132,12 @@ fn a_call_that_would_sleep_is_interrupted_by_its_signal() {
 #[test]
 fn siginfo_tells_the_interrupts_apart() {
     let stand = Stand::new();
-    let hog = on("1", &["sh", "-c", "while :; do :; done"]);
     let policy = only(abi::QC_INTERRUPT, Action::Report);
-    let run = stand.run_entries(&policy, "signal-each-interrupt", 2_000);
+    let run = stand.start_entries(&policy, "signal-each-interrupt", 2_000);
+    // Beside it the tick could not stop, and the core would not be ready.
+    stand.wait_until("it is armed", |records| story(records).contains(&abi::QC_KIND_ARMED));
+    let hog = on("1", &["sh", "-c", "while :; do :; done"]);
+    let run = run.finish(&stand);
     end(hog);
     let sent: Vec<_> = run.records.iter().filter(|record| record.kind < 16).collect();
     check_values(&run, sent.iter().copied());
