@@ -98,7 +98,8 @@ impl BootLoader {
             let mut said = false;
             for Stated { path, line } in &stated {
                 let mut line = cmdline::split(line);
-                line.retain(|argument| !ours.contains(&argument.text));
+                // GRUB has ours in a file apart, which is not among these.
+                line.retain(|argument| self == BootLoader::Grub || !ours.contains(&argument.text));
                 match setting.said_by(&line, last) {
                     Said::Nothing => {}
                     Said::Same => said = true,

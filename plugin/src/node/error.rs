@@ -24,7 +24,9 @@ pub enum NodeError {
     NotHousekeeping { system: CpuSet, others: CpuSet, housekeeping: CpuSet },
     #[error("read {path}")]
     Read { path: PathBuf, source: io::Error },
-    #[error("write {path}: is it on a read-only file system? Nothing was changed")]
+    #[error(
+        "write {path}: make its folder writable, or set the parameters with the tool of this system's image"
+    )]
     Write { path: PathBuf, source: io::Error },
     #[error(
         "{path} sets {value}, which quietcore would set to {wanted}: remove it there, or plan with its CPUs"
