@@ -79,10 +79,13 @@ impl Place<'_> {
         if let Err(error) = self.change(loader, before.as_ref(), Some(&now)) {
             // The first error is the one to tell; what could not be undone stays in boot.json for restore.
             let undone = path.map_or(Ok(()), |path| put(&path, there.as_deref())).and_then(|()| {
-                loader.update(self.root, self.tools, &add, &ours)?;
+                // mkconfig replaces the menu only when it has a whole new one: there is nothing to undo in it.
+                if loader != BootLoader::Grub {
+                    loader.update(self.root, self.tools, &add, &ours)?;
+                }
                 before
                     .as_ref()
-                    .map_or_else(|| state::remove(&self.state), |old| state::write(&self.state, old))
+                    .map_or_else(|| state::remove(&self.state), |before| state::write(&self.state, before))
             });
             drop(undone);
             return Err(error);
