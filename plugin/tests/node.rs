@@ -28,6 +28,10 @@ tree=$1; shift
 mount --bind /usr "$tree/usr"
 mount --bind "$tree/probe" "$tree/usr/sbin/grub-probe"
 for at in dev proc sys; do mount --rbind "/$at" "$tree/$at"; done
+if [ -n "$READ_ONLY" ]; then
+  mount --bind "$tree/$READ_ONLY" "$tree/$READ_ONLY"
+  mount -o remount,bind,ro "$tree/$READ_ONLY"
+fi
 exec "$@"
 "#;
 
@@ -57,7 +61,12 @@ impl Tree {
     }
 
     fn node(&self, words: &[&str]) -> Output {
+        self.node_with("", words)
+    }
+
+    fn node_with(&self, read_only: &str, words: &[&str]) -> Output {
         let mut command = Command::new("unshare");
+        command.env("READ_ONLY", read_only);
         command.args(["--mount", "sh", "-ec", INSIDE, "sh"]).arg(self.0.path());
         command.arg(env!("CARGO_BIN_EXE_quietcore")).arg("node").args(words).arg("--root").arg(self.0.path());
         command.output().unwrap()
@@ -119,4 +128,24 @@ fn what_a_failing_mkconfig_says_is_shown_and_the_menu_stays() {
     assert_eq!(fs::read(tree.at("boot/grub/grub.cfg")).unwrap(), menu);
     assert!(!tree.at("etc/default/grub.d/50-quietcore.cfg").exists());
     assert!(!tree.at("var/lib/quietcore/boot.json").exists());
+}
+
+#[test]
+fn a_read_only_folder_is_named_and_nothing_is_half_done() {
+    let tree = Tree::make();
+    for (folder, file) in [("etc", "etc/default/grub.d"), ("var", "var/lib/quietcore")] {
+        let output = tree.node_with(folder, &["apply", "--isolate", "1"]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.contains(file) && error.contains("make its folder writable"), "{error}");
+        assert!(error.contains("Read-only file system"), "{error}");
+        assert!(!tree.at("etc/default/grub.d/50-quietcore.cfg").exists());
+        assert!(!tree.at("var/lib/quietcore/boot.json").exists());
+    }
+    // Applied, and then the system became one that cannot be written: restore says so, and can be repeated.
+    tree.succeeds(&["apply", "--isolate", "1"]);
+    let output = tree.node_with("etc", &["restore"]);
+    assert!(String::from_utf8(output.stderr).unwrap().contains("Read-only file system"));
+    assert!(tree.lines().iter().all(|line| line.contains("isolcpus")));
+    tree.succeeds(&["restore"]);
+    assert!(tree.lines().iter().all(|line| !line.contains("isolcpus")));
 }

@@ -49,7 +49,12 @@ impl Place<'_> {
     pub(super) fn apply(&self, plan: Plan, last: u32, dry_run: bool) -> Result<Outcome, NodeError> {
         let loader = BootLoader::detect(self.root, &plan.command_line())?;
         let before = state::read(&self.state)?;
-        self.is_still(before.as_ref(), loader)?;
+        if let Some(Applied { boot_loader, .. }) = &before
+            && *boot_loader != loader
+        {
+            let (path, before, now) = (self.state.clone(), boot_loader.name(), loader.name());
+            return Err(NodeError::OtherLoader { path, before, now });
+        }
         let ours = before.as_ref().map(|applied| applied.added.clone()).unwrap_or_default();
         let settings: Vec<&Setting> = plan.settings().collect();
         let add = loader.to_add(self.root, &settings, &ours, last)?;
@@ -105,7 +110,6 @@ impl Place<'_> {
         };
         let Some(before) = state::read(&self.state)? else { return Ok(outcome(Did::NothingToRestore, None)) };
         let loader = before.boot_loader;
-        self.is_still(Some(&before), BootLoader::detect(self.root, "nothing")?)?;
         // A file that somebody changed is found here, before anything is written.
         loader.file(self.root, Some(&before), &[])?;
         if dry_run {
@@ -116,17 +120,6 @@ impl Place<'_> {
         }
         state::remove(&self.state)?;
         Ok(outcome(Did::Restored, Some(&before)))
-    }
-
-    fn is_still(&self, before: Option<&Applied>, now: BootLoader) -> Result<(), NodeError> {
-        match before {
-            Some(Applied { boot_loader, .. }) if *boot_loader != now => Err(NodeError::OtherLoader {
-                path: self.state.clone(),
-                before: boot_loader.name(),
-                now: now.name(),
-            }),
-            _ => Ok(()),
-        }
     }
 
     fn change(

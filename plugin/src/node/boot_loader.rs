@@ -142,7 +142,7 @@ impl BootLoader {
         now: &[String],
     ) -> Result<(), NodeError> {
         match self {
-            BootLoader::Grub => grub::update(root, tools),
+            BootLoader::Grub => grub::update(root, tools, now),
             BootLoader::Grubby => grubby::update(root, tools, before, now),
             BootLoader::SystemdBoot => systemd_boot::update(root, tools),
         }

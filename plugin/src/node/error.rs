@@ -20,7 +20,7 @@ pub enum NodeError {
         "--isolate {isolate}: CPU {left_out} shares a core with CPU {cpu} and would disturb it: give whole cores"
     )]
     HalfACore { isolate: CpuSet, cpu: u32, left_out: CpuSet },
-    #[error("--system {system}: CPU {others} keep no house: choose among {housekeeping}")]
+    #[error("--system {system}: CPU {others} is not among the housekeeping CPUs {housekeeping}")]
     NotHousekeeping { system: CpuSet, others: CpuSet, housekeeping: CpuSet },
     #[error("read {path}")]
     Read { path: PathBuf, source: io::Error },
@@ -48,13 +48,22 @@ pub enum NodeError {
     #[error("{command} failed ({status}); what was written is undone. It said:\n{output}")]
     Tool { command: String, status: String, output: String },
     #[error(
+        "{command} succeeded, but {menu} does not have {parameters}: does a later file in /etc/default/grub.d set \
+         GRUB_CMDLINE_LINUX without keeping what it was? What was written is undone"
+    )]
+    NotInMenu { command: String, menu: PathBuf, parameters: String },
+    #[error("{0} is gone: install it again, so that the boot entries can be written")]
+    ToolGone(&'static str),
+    #[error(
         "{path} is damaged ({damage}): move it away, look for quietcore's parameters in the boot loader's \
          configuration, and run `quietcore node apply` again"
     )]
     DamagedState { path: PathBuf, damage: String },
     #[error("{path} is of version {found}, this quietcore knows {known}: use the newer quietcore")]
     NewerState { path: PathBuf, found: u32, known: u32 },
-    #[error("the boot loader was {before} when {path} was written and is {now} today: restore it by hand")]
+    #[error(
+        "the boot loader was {before} when {path} was written and is {now} today: run `quietcore node restore` first"
+    )]
     OtherLoader { path: PathBuf, before: &'static str, now: &'static str },
     #[error("tell the outcome")]
     Print(#[source] io::Error),

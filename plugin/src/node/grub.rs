@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     NodeError,
-    boot_loader::{Stated, read_if_there},
+    boot_loader::{Stated, read_if_there, within},
     state::{Applied, Written},
     tools::{Run, find},
 };
@@ -25,7 +25,7 @@ pub(super) fn mkconfig(root: &Path) -> Option<PathBuf> {
 
 /// Upstream's mkconfig reads only /etc/default/grub: the folder is Debian's addition, and the script tells.
 pub(super) fn reads_drop_ins(root: &Path, mkconfig: &Path) -> bool {
-    let script = fs::read(super::boot_loader::within(root, mkconfig)).unwrap_or_default();
+    let script = fs::read(within(root, mkconfig)).unwrap_or_default();
     String::from_utf8_lossy(&script).contains("/default/grub.d")
 }
 
@@ -39,7 +39,7 @@ pub(super) fn stated(root: &Path) -> Result<Vec<Stated>, NodeError> {
     paths.extend(files.into_iter().filter(|path| path != Path::new(DROP_IN)));
     let mut stated = Vec::new();
     for path in paths {
-        if let Some(text) = read_if_there(&super::boot_loader::within(root, &path))? {
+        if let Some(text) = read_if_there(&within(root, &path))? {
             stated.push(Stated { path, line: assigned(&text) });
         }
     }
@@ -96,7 +96,7 @@ pub(super) fn file(
     before: Option<&Applied>,
     add: &[String],
 ) -> Result<Option<Written>, NodeError> {
-    let path = super::boot_loader::within(root, Path::new(DROP_IN));
+    let path = within(root, Path::new(DROP_IN));
     let there = read_if_there(&path)?;
     let ours = before.and_then(|applied| applied.written.as_ref()).map(|written| written.text.as_str());
     match &there {
@@ -112,13 +112,25 @@ pub(super) fn file(
     Ok(Some(Written { path: DROP_IN.into(), text: drop_in(add), before: None }))
 }
 
-pub(super) fn update(root: &Path, tools: &dyn Run) -> Result<(), NodeError> {
-    if let Some(update_grub) = find(root, "update-grub") {
-        return tools.run(&update_grub.to_string_lossy(), &[]);
-    }
-    let hint = || NodeError::UnknownLoader { hint: "GRUB's mkconfig went away: install it again".into() };
-    let mkconfig = mkconfig(root).ok_or_else(hint)?;
-    let output =
+/// Read back, because a later file may assign the variable anew: mkconfig would not complain.
+pub(super) fn update(root: &Path, tools: &dyn Run, now: &[String]) -> Result<(), NodeError> {
+    let mkconfig = mkconfig(root).ok_or(NodeError::ToolGone("grub-mkconfig"))?;
+    let menu =
         if mkconfig.ends_with("grub2-mkconfig") { "/boot/grub2/grub.cfg" } else { "/boot/grub/grub.cfg" };
-    tools.run(&mkconfig.to_string_lossy(), &["-o", output])
+    let command = match find(root, "update-grub") {
+        Some(update_grub) => {
+            tools.run(&update_grub.to_string_lossy(), &[])?;
+            update_grub
+        }
+        None => {
+            tools.run(&mkconfig.to_string_lossy(), &["-o", menu])?;
+            mkconfig
+        }
+    };
+    let parameters = now.join(" ");
+    let text = read_if_there(&within(root, Path::new(menu)))?.unwrap_or_default();
+    if text.contains(&parameters) {
+        return Ok(());
+    }
+    Err(NodeError::NotInMenu { command: command.display().to_string(), menu: menu.into(), parameters })
 }

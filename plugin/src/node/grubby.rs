@@ -27,6 +27,12 @@ pub(super) fn stated(root: &Path) -> Result<Vec<Stated>, NodeError> {
             stated.push(Stated { path, line: options.collect() });
         }
     }
+    // RHEL 8: the entries say $kernelopts, and this file what that is.
+    let environment = PathBuf::from("/boot/grub2/grubenv");
+    if let Some(text) = read_if_there(&within(root, &environment))? {
+        let line = text.lines().filter_map(|line| line.strip_prefix("kernelopts="));
+        stated.push(Stated { line: line.collect(), path: environment });
+    }
     Ok(stated)
 }
 
@@ -36,8 +42,7 @@ pub(super) fn update(
     before: &[String],
     now: &[String],
 ) -> Result<(), NodeError> {
-    let hint = || NodeError::UnknownLoader { hint: "grubby went away: install it again".into() };
-    let grubby = find(root, "grubby").ok_or_else(hint)?;
+    let grubby = find(root, "grubby").ok_or(NodeError::ToolGone("grubby"))?;
     let gone: Vec<String> = before.iter().filter(|parameter| !now.contains(parameter)).cloned().collect();
     let (remove, add) = (format!("--remove-args={}", gone.join(" ")), format!("--args={}", now.join(" ")));
     let mut arguments = vec!["--update-kernel=ALL"];

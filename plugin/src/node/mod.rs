@@ -61,12 +61,17 @@ pub fn reboot_required(state_dir: &Path, root: &Path) -> Result<Vec<Missing>, No
 }
 
 fn plan(args: &PlanArgs) -> Result<String, NodeError> {
-    let PlanArgs { isolate, system, cpu_manager, output, tree: Tree { root, state_dir: _ } } = args;
+    let PlanArgs { isolate, system, cpu_manager, output, tree: Tree { root, state_dir } } = args;
     let facts = facts::read(root, isolate)?;
     if let Some(system) = system {
         facts.can_be_systems(system)?;
     }
-    let plan = plan::make(&facts, *cpu_manager, system.as_ref());
+    let mut plan = plan::make(&facts, *cpu_manager, system.as_ref());
+    // A state that cannot be read is an error of apply and restore: a plan needs none.
+    if let Ok(Some(applied)) = state::read(&state::path(&within(root, state_dir))) {
+        let same = plan.settings().map(ToString::to_string).eq(applied.parameters);
+        plan.applied = applied.finished && same;
+    }
     match output {
         PlanFormat::Text => Ok(print::plan(&plan, &facts)),
         PlanFormat::Json => json(&plan),

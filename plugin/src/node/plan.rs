@@ -22,6 +22,8 @@ pub(super) struct Plan {
     pub(super) kubelet: Kubelet,
     /// What only another boot brings.
     pub(super) missing: Vec<Missing>,
+    /// `node apply` did it, and the next boot brings it.
+    pub(super) applied: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -132,6 +134,7 @@ pub(super) fn make(facts: &Facts, policy: CpuManager, system: Option<&CpuSet>) -
         left_out,
         kubelet: kubelet::fragment(facts, policy, system),
         missing,
+        applied: false,
     }
 }
 

@@ -47,8 +47,12 @@ pub(super) fn plan(plan: &Plan, facts: &Facts) -> String {
     }
     text.push('\n');
     missing(&mut text, &plan.missing);
-    if !plan.missing.is_empty() {
-        let _ = writeln!(text, "do: quietcore node apply --isolate {}, then reboot", plan.isolate);
+    match (plan.missing.is_empty(), plan.applied) {
+        (true, _) => {}
+        (false, true) => text.push_str("do: reboot; quietcore node apply has been run\n"),
+        (false, false) => {
+            let _ = writeln!(text, "do: quietcore node apply --isolate {}, then reboot", plan.isolate);
+        }
     }
     text
 }

@@ -72,8 +72,7 @@ fn is_loaders(text: &str) -> bool {
 
 /// Each kernel by itself: `kernel-install add-all` is of systemd 254.
 pub(super) fn update(root: &Path, tools: &dyn Run) -> Result<(), NodeError> {
-    let hint = || NodeError::UnknownLoader { hint: "kernel-install went away: install it again".into() };
-    let program = find(root, "kernel-install").ok_or_else(hint)?;
+    let program = find(root, "kernel-install").ok_or(NodeError::ToolGone("kernel-install"))?;
     let kernels = kernels(root);
     if kernels.is_empty() {
         return Err(NodeError::NoKernel);

@@ -145,6 +145,12 @@ impl Run for Machine {
     fn run(&self, program: &str, arguments: &[&str]) -> Result<(), NodeError> {
         let command = [&[program], arguments].concat().join(" ");
         self.calls.borrow_mut().push(command.clone());
+        if program.ends_with("update-grub") || program.ends_with("mkconfig") {
+            let menu = if program.ends_with("grub2-mkconfig") { "grub2" } else { "grub" };
+            let drop_in = self.text("etc/default/grub.d/50-quietcore.cfg").unwrap_or_default();
+            let overwritten = self.text("etc/default/grub.d/99-last.cfg");
+            self.put(&format!("boot/{menu}/grub.cfg"), &overwritten.unwrap_or(drop_in));
+        }
         match self.fails.borrow_mut().take() {
             Some(output) => {
                 Err(NodeError::Tool { command, status: "exit status: 1".into(), output: output.into() })

@@ -1,5 +1,6 @@
-use std::{fs, path::Path};
+use std::{ffi::OsStr, fs, path::Path};
 
+use clap::Parser as _;
 use expect_test::expect;
 
 use super::{
@@ -7,11 +8,12 @@ use super::{
         NodeError,
         apply::{Did, Outcome},
         boot_loader::BootLoader,
-        cmdline, print, reboot_required,
+        cmdline, print, reboot_required, run,
         tools::{InRoot, Run as _},
     },
     Machine, told,
 };
+use crate::args::{Cli, Command};
 
 const DROP_IN: &str = "etc/default/grub.d/50-quietcore.cfg";
 const STATE: &str = "var/lib/quietcore/boot.json";
@@ -202,6 +204,9 @@ fn grubby_is_told_what_to_add_and_what_to_remove() {
     machine.restore().unwrap();
     assert_eq!(machine.calls(), [format!("{all} --remove-args={} irqaffinity=0-1", of("2-3"))]);
 
+    machine.put("boot/grub2/grubenv", "# GRUB Environment Block\nkernelopts=root=/dev/sda nohz_full=3\n");
+    let error = told(machine.apply("1-3").unwrap_err());
+    assert!(error.starts_with("/boot/grub2/grubenv sets nohz_full=3"), "{error}");
     let other = "title A\noptions root=/dev/sda nohz_full=2\n";
     machine.put("boot/loader/entries/a-6.12.conf", other);
     let error = told(machine.apply("1-3").unwrap_err());
@@ -290,12 +295,65 @@ fn an_unknown_boot_loader_is_told_by_hand() {
 }
 
 #[test]
-fn a_machine_that_changed_its_boot_loader_is_restored_by_hand() {
+fn a_machine_that_changed_its_boot_loader_is_restored_first() {
     let machine = Machine::with_grub();
     machine.apply("1-3").unwrap();
     machine.put("usr/sbin/grubby", "");
-    let error = told(machine.restore().unwrap_err());
+    let error = told(machine.apply("1-3").unwrap_err());
     assert!(error.contains("was GRUB when") && error.contains("is grubby today"), "{error}");
+    machine.restore().unwrap();
+    machine.calls();
+    machine.apply("1-3").unwrap();
+    assert!(machine.calls()[0].starts_with("/usr/sbin/grubby"));
+    machine.remove("usr/sbin/grubby");
+    assert!(told(machine.restore().unwrap_err()).starts_with("grubby is gone: install it again"));
+}
+
+#[test]
+fn a_later_file_that_overwrites_ours_is_found_in_the_menu() {
+    let machine = Machine::with_grub();
+    machine.put("etc/default/grub.d/99-last.cfg", "GRUB_CMDLINE_LINUX=\"nosmt\"\n");
+    let error = told(machine.apply("1-3").unwrap_err());
+    assert!(error.contains("/boot/grub/grub.cfg does not have nohz_full=1-3 "), "{error}");
+    assert_eq!((machine.text(DROP_IN), machine.text(STATE)), (None, None));
+}
+
+#[test]
+fn entries_that_were_written_before_the_failure_are_written_back() {
+    let fail = |machine: &Machine| {
+        *machine.fails.borrow_mut() = Some("no space left on device");
+        let error = told(machine.apply("1-3").unwrap_err());
+        assert!(error.ends_with("no space left on device"), "{error}");
+        assert_eq!(machine.text(STATE), None);
+        machine.calls()
+    };
+    let calls = fail(&Machine::with_grubby());
+    let ours = "nohz_full=1-3 isolcpus=managed_irq,1-3 irqaffinity=0";
+    assert_eq!(calls[1], format!("/usr/sbin/grubby --update-kernel=ALL --remove-args={ours}"));
+    let machine = Machine::with_systemd_boot();
+    machine.put(CMDLINE, "root=/dev/sda\n");
+    assert_eq!(fail(&machine).len(), 3, "one that failed, and then every kernel");
+    assert_eq!(machine.text(CMDLINE).as_deref(), Some("root=/dev/sda\n"));
+}
+
+#[test]
+fn a_plan_that_was_applied_asks_for_the_reboot_alone() {
+    let machine = Machine::with_grub();
+    let plan = || {
+        let words = ["quietcore", "node", "plan", "--isolate", "1-3", "--root"].map(OsStr::new);
+        let words = words.into_iter().chain([machine.root().as_os_str()]);
+        let Command::Node(args) = Cli::try_parse_from(words).unwrap().command else { unreachable!() };
+        let mut text = Vec::new();
+        run(&args, &mut text).unwrap();
+        String::from_utf8(text).unwrap()
+    };
+    assert!(plan().ends_with("do: quietcore node apply --isolate 1-3, then reboot\n"));
+    machine.apply("1-3").unwrap();
+    assert!(plan().ends_with("do: reboot; quietcore node apply has been run\n"));
+    machine.boot("1-3", "nohz_full=1-3 isolcpus=managed_irq,1-3 irqaffinity=0");
+    assert!(plan().ends_with("Nothing is missing: no reboot is required.\n"));
+    machine.put(STATE, "{");
+    assert!(plan().ends_with("Nothing is missing: no reboot is required.\n"));
 }
 
 #[test]

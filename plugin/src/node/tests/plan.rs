@@ -203,7 +203,7 @@ fn the_kubelet_keeps_isolated_cores_and_leaves_some_to_pods() {
     check("1-3,5-7", None, "1-3,5-7");
     check("1-3,5-7", Some("0"), "0-3,5-7");
     let error = machine.facts("3,7").can_be_systems(&"2-3".parse().unwrap()).unwrap_err();
-    assert_eq!(told(error), "--system 2-3: CPU 3 keep no house: choose among 0-2,4-6");
+    assert_eq!(told(error), "--system 2-3: CPU 3 is not among the housekeeping CPUs 0-2,4-6");
 }
 
 #[test]
