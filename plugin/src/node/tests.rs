@@ -1,6 +1,7 @@
 //! Trees in temporary folders stand for machines; the boot loaders' programs are files that are never run.
 
 mod apply;
+mod boot_loaders;
 mod plan;
 
 use std::{
@@ -10,8 +11,17 @@ use std::{
 };
 
 use super::{
-    NodeError, apply::Place, cmdline::Setting, facts, kubelet::CpuManager, plan as plans, state, tools::Run,
+    NodeError,
+    apply::{Outcome, Place},
+    cmdline::Setting,
+    facts,
+    kubelet::CpuManager,
+    plan as plans, reboot_required, state,
+    tools::Run,
 };
+
+const DROP_IN: &str = "etc/default/grub.d/50-quietcore.cfg";
+const STATE: &str = "var/lib/quietcore/boot.json";
 
 struct Machine {
     folder: tempfile::TempDir,
@@ -129,6 +139,19 @@ impl Machine {
 
     fn plan(&self, isolate: &str) -> plans::Plan {
         plans::make(&self.facts(isolate), CpuManager::None, None)
+    }
+
+    fn apply(&self, isolate: &str) -> Result<Outcome, NodeError> {
+        self.place().apply(self.plan(isolate), 3, false)
+    }
+
+    fn restore(&self) -> Result<Outcome, NodeError> {
+        self.place().restore(false)
+    }
+
+    fn missing(&self) -> Vec<String> {
+        let missing = reboot_required(&self.state_dir(), self.root()).unwrap();
+        missing.into_iter().map(|missing| missing.parameter).collect()
     }
 
     fn place(&self) -> Place<'_> {
