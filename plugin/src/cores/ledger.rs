@@ -12,6 +12,7 @@ use super::{set::CpuSet, token::Token};
 use crate::{
     guard::slots::Slot,
     policy::effective::{Effective, PolicyRef},
+    quiet::catalogue::Quieted,
 };
 
 /// Beyond this number, allocations that nothing runs on are forgotten, the oldest first.
@@ -41,6 +42,9 @@ pub struct Claim {
     pub policy: Effective,
     /// The container's init, once it was started.
     pub pid: Option<i32>,
+    /// Its cgroup, as the runtime names it.
+    #[serde(default)]
+    pub cgroup: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +68,15 @@ impl Grant {
     pub fn policy_ref(&self) -> Option<&PolicyRef> {
         self.claim.policy.source.as_ref()
     }
+}
+
+/// Cores that are to be quiet now, and for whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    pub number: u64,
+    /// `None`: the kubelet has given them away, and the container is not created yet.
+    pub container_id: Option<String>,
+    pub quieted: Quieted,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -226,6 +239,7 @@ impl Ledger {
             plan: plan.to_owned(),
             policy: policy.clone(),
             pid: None,
+            cgroup: String::new(),
         };
         let number = allocation.number;
         if let Some(earlier) = &replaced {
@@ -289,6 +303,39 @@ impl Ledger {
         self.saved.allocations.values().filter_map(|allocation| {
             let (holder, claim) = (allocation.holder.clone()?, allocation.claim.clone()?);
             Some(Grant { holder, cpus: allocation.cpus.clone(), claim })
+        })
+    }
+
+    /// Of a claim just made: where its cgroup will be.
+    pub fn located(&mut self, container_id: &str, cgroup: &str) {
+        let claims = self.saved.allocations.values_mut().filter_map(|allocation| allocation.claim.as_mut());
+        for claim in claims.filter(|claim| claim.container_id == container_id) {
+            cgroup.clone_into(&mut claim.cgroup);
+            self.revision += 1;
+        }
+    }
+
+    /// Whose cores are to be quiet: those of live containers, and those that no container was created for yet. What
+    /// only waits for a restart of its container is nobody's.
+    pub fn wanted(&self) -> impl Iterator<Item = Wanted> + '_ {
+        let allocations = self.saved.allocations.values();
+        let wanted =
+            allocations.filter(|allocation| allocation.claim.is_some() || allocation.holder.is_none());
+        wanted.map(|allocation| {
+            let claim = allocation.claim.as_ref();
+            let asked = claim.map(|claim| &claim.policy.cores);
+            Wanted {
+                number: allocation.number,
+                container_id: claim.map(|claim| claim.container_id.clone()),
+                quieted: Quieted {
+                    cores: allocation.cpus.clone(),
+                    cpus: allocation.cpus.clone(),
+                    shared: None,
+                    cgroup: claim.map(|claim| claim.cgroup.clone()).filter(|cgroup| !cgroup.is_empty()),
+                    wakeup_latency_us: asked.and_then(|asked| asked.wakeup_latency_us),
+                    governor: asked.and_then(|asked| asked.governor.clone()),
+                },
+            }
         })
     }
 
