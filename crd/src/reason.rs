@@ -23,10 +23,12 @@ pub enum Reason {
     PolicyStale,
     /// The agent restarted and found a container that should be strict and is not.
     Unprotected,
+    /// What `kubectl exec` or a probe started in the container may run on its cores.
+    VisitorOnCore,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 10] = [
+    pub const ALL: [Reason; 11] = [
         Reason::KernelEntry,
         Reason::ArmRefused,
         Reason::NotSettled,
@@ -37,6 +39,7 @@ impl Reason {
         Reason::PolicyChanged,
         Reason::PolicyStale,
         Reason::Unprotected,
+        Reason::VisitorOnCore,
     ];
 
     /// As Events and metrics carry it.
@@ -52,6 +55,7 @@ impl Reason {
             Reason::PolicyChanged => "PolicyChanged",
             Reason::PolicyStale => "PolicyStale",
             Reason::Unprotected => "Unprotected",
+            Reason::VisitorOnCore => "VisitorOnCore",
         }
     }
 
@@ -65,7 +69,8 @@ impl Reason {
             | Reason::LeftCore
             | Reason::RecordsLost
             | Reason::EventsDropped
-            | Reason::Unprotected => "Warning",
+            | Reason::Unprotected
+            | Reason::VisitorOnCore => "Warning",
         }
     }
 
@@ -75,7 +80,9 @@ impl Reason {
             Reason::KernelEntry | Reason::LeftCore | Reason::EnforcementEnded => "Watching",
             Reason::ArmRefused | Reason::NotSettled => "Arming",
             Reason::RecordsLost | Reason::EventsDropped => "Reporting",
-            Reason::PolicyChanged | Reason::PolicyStale | Reason::Unprotected => "Checking",
+            Reason::PolicyChanged | Reason::PolicyStale | Reason::Unprotected | Reason::VisitorOnCore => {
+                "Checking"
+            }
         }
     }
 }

@@ -54,11 +54,33 @@ int BPF_PROG(qc_sys_enter, struct pt_regs *regs, long id)
 	return syscall_entered(thread, regs, 0, 0);
 }
 
+/*
+ * On a CPU that is not granted nothing is seen but this: a filter that answers the prctl does not look where,
+ * so its caller would believe to be armed. Its owner hears that it is not.
+ */
+static __noinline int asked_elsewhere(struct pt_regs *regs, long ret)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct qc_thread *thread;
+
+	if (!is_isolation_prctl(regs) || ret || (task->thread_info.status & TS_COMPAT))
+		return 0;
+	thread = bpf_task_storage_get(&qc_threads, task, 0, 0);
+	/* The shim asks on a granted one. */
+	if (!thread || !(regs->si & PR_TASK_ISOLATION_ENABLE) || (regs->si & PR_TASK_ISOLATION_ON_EXEC))
+		return 0;
+	take_ask(thread, regs);
+	return prctl_returns(thread, ret);
+}
+
 SEC("tp_btf/sys_exit")
 int BPF_PROG(qc_sys_exit, struct pt_regs *regs, long ret)
 {
-	struct qc_thread *thread = watched();
+	struct qc_thread *thread;
 
+	if (!cpu_in(qc_cpus.granted, bpf_get_smp_processor_id()))
+		return asked_elsewhere(regs, ret);
+	thread = watched();
 	if (!thread)
 		return 0;
 	if (!thread->in_syscall)

@@ -1,5 +1,6 @@
 //! Steps 2 to 4b in one place: what the agent answers when the runtime creates, starts, changes or ends a
-//! container. Decides from memory; the only IO is /proc/PID/status and the guard's own memory and maps.
+//! container. Decides from memory; the only IO is /proc/PID/status, a small file that is not synced, and the guard's
+//! own memory and maps.
 
 use std::{collections::HashSet, fs, path::PathBuf, sync::Arc};
 
@@ -7,12 +8,14 @@ use quietcore_proto::nri::{
     Container, ContainerAdjustment, ContainerState, ContainerUpdate, LinuxResources, PodSandbox,
 };
 
-use super::containers::Containers;
+use super::{containers::Containers, cpus_file::CpusFiles};
 use crate::{
     arm::plan::{SHIM_PATH, shim_plan},
     cores::{
         grants::Grants,
-        ledger::{Grant, Holder, Stranger},
+        ledger::{Grant, Holder, LedgerRefusal, Stranger},
+        set::{CpuId, CpuSet},
+        shared,
         token::{self, Token},
         topology::Topology,
     },
@@ -44,11 +47,14 @@ pub struct Seen {
 pub struct Gate {
     pub grants: Arc<Grants>,
     pub topology: Arc<Topology>,
+    /// What this run of the agent grants; the rest are housekeeping CPUs.
+    pub isolated: CpuSet,
     pub policies: Arc<PolicyStore>,
     pub guard: Arc<Guard>,
     pub containers: Arc<Containers>,
     pub reporter: Reporter,
     pub shim_on_node: PathBuf,
+    pub cpus_files: CpusFiles,
     pub seen: tokio::sync::watch::Sender<Seen>,
 }
 
@@ -71,6 +77,11 @@ enum GateRefusal {
         "this strict container was not created through quietcore's agent: delete the pod so that it is made anew"
     )]
     NotClaimed,
+    #[error(
+        "this node answers the prctl by a seccomp filter, which would tell also a thread on a shared CPU that it is \
+         armed: use arm.at: Settled in the policy, sharedCpus: 0, or a node that has bpf among the lsm= of its kernel"
+    )]
+    Misled,
     #[error("look at the container's first process {pid}: {why}")]
     Process { pid: u32, why: String },
 }
@@ -91,12 +102,20 @@ impl Gate {
         self.check_runtime()?;
         let token = Token::of(token.ok_or(GateRefusal::NoToken)?);
         let cpus = self.grants.read(|ledger| ledger.cpus_of(&token))?;
-        let plan = shim_plan(&cpus, &policy, self.guard.provider);
-        let mems = self.topology.mems_of(&cpus);
+        if self.guard.provider.misleads(self.guard.detector, &policy) {
+            return Err(GateRefusal::Misled.into());
+        }
+        let shared = shared::nearest(&self.topology, &self.housekeeping(), &cpus, policy.shared_cpus)?;
+        let shared = shared.as_ref();
+        let plan = shim_plan(&cpus, shared, &policy, self.guard.provider);
+        let mems = self.topology.mems_of(&shared::with(&cpus, shared));
+        let cpus_on_node = self.cpus_files.write(&cpus, shared)?;
         let wanted = Wanted {
             cpus: &cpus,
+            shared,
             mems: mems.as_deref(),
             shim_on_node: &self.shim_on_node.to_string_lossy(),
+            cpus_on_node: &cpus_on_node.to_string_lossy(),
             plan: &plan,
         };
         let adjustment = adjust::adjust(container, &wanted)?;
@@ -106,12 +125,24 @@ impl Gate {
             pod_uid: pod.uid.clone(),
             container: container.name.clone(),
         };
-        let claimed =
-            self.grants.change(|ledger| ledger.claim(&token, &holder, &container.id, &plan, &policy))?;
+        let claimed = self.grants.change(|ledger| {
+            let claimed = ledger.claim(&token, &holder, &container.id, &plan, &policy)?;
+            ledger.share(&container.id, shared.cloned());
+            Ok::<_, LedgerRefusal>(claimed)
+        })?;
         if let Some(replaced) = claimed.replaced {
             self.forget(&replaced);
         }
         Ok(Some(adjustment))
+    }
+
+    /// Nobody's grant: a container that an earlier run of the agent left may hold one of what is now housekeeping.
+    fn housekeeping(&self) -> Vec<CpuId> {
+        let granted: Vec<CpuSet> =
+            self.grants.read(|ledger| ledger.grants().map(|grant| grant.cpus).collect());
+        let ours = |cpu: &CpuId| !self.isolated.contains(*cpu);
+        let free = |cpu: &CpuId| !granted.iter().any(|cpus| cpus.contains(*cpu));
+        self.topology.online.iter().filter(ours).filter(free).collect()
     }
 
     fn check_runtime(&self) -> Result<(), GateRefusal> {
@@ -134,7 +165,8 @@ impl Gate {
             fs::read_to_string(format!("/proc/{pid}/status")).map_err(|error| process(error.to_string()))?;
         let facts = init_facts(&status).map_err(|error| process(error.to_string()))?;
         let Grant { cpus, claim, .. } = &grant;
-        verify(container, &claim.plan, cpus, &claim.policy, self.guard.provider, &facts)?;
+        let given = shared::with(cpus, claim.shared.as_ref());
+        verify(container, &claim.plan, &given, &claim.policy, self.guard.provider, &facts)?;
         let pid = i32::try_from(pid).map_err(|error| process(error.to_string()))?;
         self.watch(&grant, &claim.policy, pid)?;
         self.grants.change(|ledger| ledger.started(&container.id, pid));
@@ -266,8 +298,9 @@ impl Handler for Gate {
 
     fn update(&mut self, container: Container, requested: LinuxResources) -> Option<ContainerUpdate> {
         let grant = self.grants.read(|ledger| ledger.grant(&container.id))?;
-        let mems = self.topology.mems_of(&grant.cpus);
-        Some(adjust::keep(&container.id, requested, &grant.cpus, mems.as_deref()))
+        let cpus = shared::with(&grant.cpus, grant.claim.shared.as_ref());
+        let mems = self.topology.mems_of(&cpus);
+        Some(adjust::keep(&container.id, requested, &cpus, mems.as_deref()))
     }
 
     fn stop(&mut self, container: Container) {

@@ -3,12 +3,14 @@
 pub mod run;
 pub mod housekeeping;
 pub mod shim_file;
+pub mod cpus_file;
 pub mod disk;
 pub mod gate;
 mod timed;
 pub mod containers;
 pub mod records;
 mod strictness;
+pub mod visitors;
 pub mod changes;
 pub mod node_object;
 pub mod release;

@@ -13,12 +13,14 @@ use tokio::{
 use super::{
     changes::TellOwners,
     containers::Containers,
+    cpus_file::CpusFiles,
     gate::{Gate, Seen},
     http::{self, ListenError, Pages, Readiness},
     node_object::NodeObject,
     records::Records,
     shim_file::{self, ShimFileError},
     timed::Timed,
+    visitors::Visitors,
 };
 use crate::{
     args::AgentArgs,
@@ -80,6 +82,7 @@ struct Parts {
     guard: Arc<Guard>,
     grants: Arc<Grants>,
     topology: Arc<Topology>,
+    isolated: CpuSet,
     policies: Arc<PolicyStore>,
     containers: Arc<Containers>,
     reporter: Reporter,
@@ -124,6 +127,7 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
         guard,
         grants,
         topology: Arc::new(topology),
+        isolated: isolated_cpus.clone(),
         policies: Arc::new(PolicyStore::open(policy_dir.is_none().then(|| state_dir.join("policies.json")))),
         containers: Arc::default(),
         reporter,
@@ -141,7 +145,8 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
 
     let (guard_failed, mut guard_failure) = mpsc::channel(1);
     start_records(&parts, Arc::clone(&metrics), guard_failed);
-    start_nri(&parts, metrics, nri_socket, shim_on_node);
+    let cpus_files = parts.grants.read(|ledger| CpusFiles::open(&state_dir, ledger.grants()));
+    start_nri(&parts, metrics, nri_socket, Files { shim_on_node, cpus_files });
     let registered = start_kubelet(&parts, kubelet_dir);
     let mut released = match (client, policy_dir) {
         (Some(client), _) => {
@@ -205,25 +210,41 @@ fn start_reporter(
 }
 
 fn start_records(parts: &Parts, metrics: Arc<Metrics>, failed: mpsc::Sender<GuardError>) {
+    let visitors = Visitors {
+        guard: Arc::clone(&parts.guard),
+        grants: Arc::clone(&parts.grants),
+        containers: Arc::clone(&parts.containers),
+        reporter: parts.reporter.clone(),
+    };
     let records = Records {
         guard: Arc::clone(&parts.guard),
         containers: Arc::clone(&parts.containers),
         reporter: parts.reporter.clone(),
         metrics,
+        sightings: visitors.spawn(),
     };
     records.spawn_reader(failed);
     tokio::spawn(records.publish_counts());
 }
 
-fn start_nri(parts: &Parts, metrics: Arc<Metrics>, socket: PathBuf, shim_on_node: PathBuf) {
+/// What containers get mounted.
+struct Files {
+    shim_on_node: PathBuf,
+    cpus_files: CpusFiles,
+}
+
+fn start_nri(parts: &Parts, metrics: Arc<Metrics>, socket: PathBuf, files: Files) {
+    let Files { shim_on_node, cpus_files } = files;
     let gate = Gate {
         grants: Arc::clone(&parts.grants),
         topology: Arc::clone(&parts.topology),
+        isolated: parts.isolated.clone(),
         policies: Arc::clone(&parts.policies),
         guard: Arc::clone(&parts.guard),
         containers: Arc::clone(&parts.containers),
         reporter: parts.reporter.clone(),
         shim_on_node,
+        cpus_files,
         seen: parts.seen.clone(),
     };
     gate.remember_running();

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{set::CpuSet, token::Token};
+use super::{set::CpuSet, shared, token::Token};
 use crate::{
     guard::slots::Slot,
     policy::effective::{Effective, PolicyRef},
@@ -39,6 +39,9 @@ pub struct Claim {
     pub slot: Slot,
     pub plan: String,
     pub policy: Effective,
+    /// Housekeeping CPUs in its cpuset: others may have the same.
+    #[serde(default)]
+    pub shared: Option<CpuSet>,
     /// The container's init, once it was started.
     pub pid: Option<i32>,
 }
@@ -225,6 +228,7 @@ impl Ledger {
             slot,
             plan: plan.to_owned(),
             policy: policy.clone(),
+            shared: None,
             pid: None,
         };
         let number = allocation.number;
@@ -241,7 +245,9 @@ impl Ledger {
 
     /// Who else still runs on one of these CPUs.
     fn in_the_way(&self, holder: &Holder, cpus: &CpuSet) -> Option<Holder> {
-        let claimed = self.grants().map(|grant| (grant.holder, grant.cpus));
+        // Shared ones may be among those that this run of the agent grants, and the earlier one did not.
+        let taken = |grant: &Grant| shared::with(&grant.cpus, grant.claim.shared.as_ref());
+        let claimed = self.grants().map(|grant| (grant.holder.clone(), taken(&grant)));
         let strangers =
             self.strangers.iter().map(|stranger| (stranger.holder.clone(), stranger.cpus.clone()));
         let mut others = claimed.chain(strangers).filter(|(other, _)| !other.is(holder));
@@ -260,6 +266,15 @@ impl Ledger {
     fn free_slot(&self) -> Result<Slot, LedgerRefusal> {
         let taken = |slot: &Slot| self.grants().any(|grant| grant.claim.slot == *slot);
         Slot::all().find(|slot| !taken(slot)).ok_or(LedgerRefusal::NoSlot)
+    }
+
+    /// Of a claim just made.
+    pub fn share(&mut self, container_id: &str, shared: Option<CpuSet>) {
+        let claims = self.saved.allocations.values_mut().filter_map(|allocation| allocation.claim.as_mut());
+        for claim in claims.filter(|claim| claim.container_id == container_id) {
+            claim.shared.clone_from(&shared);
+            self.revision += 1;
+        }
     }
 
     pub fn started(&mut self, container_id: &str, pid: i32) {

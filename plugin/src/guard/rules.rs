@@ -72,6 +72,7 @@ mod tests {
             arm_after: ArmAfter::Continuous,
             settle_for: Duration::from_millis(500),
             locked: true,
+            shared_cpus: 1,
         };
         let grant = rules(&policy, &"1,64".parse().unwrap());
         assert_eq!(grant.cpus[..2], [2, 1]);

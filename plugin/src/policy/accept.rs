@@ -23,6 +23,9 @@ mod tests;
 /// Exceptions of a program armed at its exec count after this long without one.
 const EXEC_SETTLES_AFTER: Duration = Duration::from_millis(500);
 
+/// As the schema has it.
+const MAX_SHARED: usize = 64;
+
 /// The longest list of names in a message: objects older than the schema may hold any number.
 const MAX_NAMED: usize = 8;
 
@@ -66,6 +69,13 @@ pub enum Problem {
     BudgetOfNothing(Class),
     #[error("spec.entries.{class}.budget.entries: {entries} is not from 1 to 1,000,000", class = .class.name())]
     BadBudget { class: Class, entries: i64 },
+    #[error("spec.cores.sharedCpus: {0} is not from 0 to {MAX_SHARED}")]
+    BadSharedCpus(i64),
+    #[error(
+        "spec.arm.at: Exec arms the program's first thread, which spec.cores.sharedCpus keeps off the granted cores; \
+         use Prctl or Settled, or leave sharedCpus at 0"
+    )]
+    ExecIsShared,
 }
 
 pub fn accept(spec: &DataplanePolicySpec, source: PolicyRef) -> Result<Effective, NotAccepted> {
@@ -88,7 +98,10 @@ pub fn accept(spec: &DataplanePolicySpec, source: PolicyRef) -> Result<Effective
         problems.0.push(Problem::EnforceForAlone);
     }
     let (arm_at, arm_after, settle_for) = judge_arm(arm, &mut problems);
-    refuse_cores(cores, &mut problems);
+    let shared_cpus = judge_cores(cores, &mut problems);
+    if arm_at == ArmAt::Exec && shared_cpus != 0 {
+        problems.0.push(Problem::ExecIsShared);
+    }
     let kills = *on_unprotected == crd::OnUnprotected::Kill;
     problems.not_yet(kills, "spec.onUnprotected: Kill", "use Report");
     match (actions, except, arm_at, problems.0.is_empty()) {
@@ -108,6 +121,7 @@ pub fn accept(spec: &DataplanePolicySpec, source: PolicyRef) -> Result<Effective
             arm_after,
             settle_for,
             locked: *locked,
+            shared_cpus,
         }),
         _ => Err(NotAccepted(problems.0)),
     }
@@ -126,6 +140,7 @@ pub fn node_default() -> Effective {
         arm_after: ArmAfter::OneShot,
         settle_for: EXEC_SETTLES_AFTER,
         locked: false,
+        shared_cpus: 0,
     }
 }
 
@@ -172,11 +187,13 @@ fn judge_arm(arm: &crd::Arm, problems: &mut Problems) -> (ArmAt, ArmAfter, Durat
     (at, after, asked.unwrap_or(settles_after(at)))
 }
 
-fn refuse_cores(cores: &crd::Cores, problems: &mut Problems) {
+/// How many shared CPUs.
+fn judge_cores(cores: &crd::Cores, problems: &mut Problems) -> usize {
     let crd::Cores { smt, nohz, shared_cpus } = cores;
-    problems.not_yet(*shared_cpus != 0, "spec.cores.sharedCpus", "leave it at 0");
     problems.not_yet(*smt == crd::Smt::OneThread, "spec.cores.smt: OneThread", "use Whole");
     problems.not_yet(*nohz == crd::Nohz::Required, "spec.cores.nohz: Required", "use Preferred");
+    let shared = usize::try_from(*shared_cpus).ok().filter(|n| *n <= MAX_SHARED);
+    problems.note(shared.ok_or(Problem::BadSharedCpus(*shared_cpus))).unwrap_or(0)
 }
 
 // === impl Rule ===

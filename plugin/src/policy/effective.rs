@@ -101,4 +101,7 @@ pub struct Effective {
     pub settle_for: Duration,
     /// The program may arm, but neither choose signals nor disarm.
     pub locked: bool,
+    /// Housekeeping CPUs in the container's cpuset, besides its grant.
+    #[serde(default)]
+    pub shared_cpus: usize,
 }

@@ -52,6 +52,26 @@ fn check_refused(ledger: &mut Ledger, token: &str, pod: &str, container: &str, e
 }
 
 #[test]
+fn shared_cpus_are_no_ones_own_until_the_node_grants_them() {
+    let mut ledger = Ledger::empty("1-2".parse().unwrap());
+    for (token, cpus, id) in [("t", "1", "a"), ("u", "2", "b")] {
+        ledger.allocate(Token::of(token), cpus.parse().unwrap());
+        claim(&mut ledger, token, token, "c", id).unwrap();
+        ledger.share(id, "0".parse().ok());
+    }
+    let saved: Saved = serde_json::from_str(&serde_json::to_string(ledger.saved()).unwrap()).unwrap();
+    let mut ledger = Ledger::restore("0,2".parse().unwrap(), saved).unwrap();
+    assert_eq!(ledger.grant("a").unwrap().claim.shared, "0".parse().ok());
+    ledger.allocate(Token::of("v"), "0".parse().unwrap());
+    let words = expect![
+        "CPUs 0 are still held by container c of pod ns/t; this one starts by itself when that is gone"
+    ];
+    check_refused(&mut ledger, "v", "p", "c", words);
+    assert!(["a", "b"].into_iter().all(|id| ledger.release(id).is_some()));
+    claim(&mut ledger, "v", "p", "c", "d").unwrap();
+}
+
+#[test]
 fn a_token_that_nobody_gave_out_is_refused() {
     let words = expect![
         "the container's grant token is none of this node's: it comes from the kubelet's answer for quietcore.io/core and cannot be set by hand; delete the pod so that it is admitted anew"

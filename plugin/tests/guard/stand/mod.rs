@@ -212,7 +212,7 @@ impl Stand {
     fn start_in(&self, policy: &Effective, program: &[&str], how: &How) -> Running {
         let cpus = self.cpus();
         let slot = Slot::new(how.slot).unwrap();
-        let plan = shim_plan(&cpus, policy, self.guard().provider);
+        let plan = shim_plan(&cpus, None, policy, self.guard().provider);
         let mut command = Command::new("taskset");
         command.args(["-c", self.core]).args(how.around).args([
             "setpriv",
@@ -250,7 +250,9 @@ impl Stand {
             "sh",
         ]);
         if with_shim {
-            command.arg(&self.shim).args([shim_plan(&cpus, policy, self.guard().provider).as_str(), "--"]);
+            command
+                .arg(&self.shim)
+                .args([shim_plan(&cpus, None, policy, self.guard().provider).as_str(), "--"]);
         }
         let mut child = command.args([workload(), "nothing"]).stdin(Stdio::piped()).spawn().unwrap();
         let pid = shell_of(i32::try_from(child.id()).unwrap(), true);
