@@ -145,8 +145,7 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
 
     let (guard_failed, mut guard_failure) = mpsc::channel(1);
     start_records(&parts, Arc::clone(&metrics), guard_failed);
-    let cpus_files = parts.grants.read(|ledger| CpusFiles::open(&state_dir, ledger.grants()));
-    start_nri(&parts, metrics, nri_socket, Files { shim_on_node, cpus_files });
+    start_nri(&parts, metrics, nri_socket, shim_on_node, &state_dir);
     let registered = start_kubelet(&parts, kubelet_dir);
     let mut released = match (client, policy_dir) {
         (Some(client), _) => {
@@ -227,14 +226,8 @@ fn start_records(parts: &Parts, metrics: Arc<Metrics>, failed: mpsc::Sender<Guar
     tokio::spawn(records.publish_counts());
 }
 
-/// What containers get mounted.
-struct Files {
-    shim_on_node: PathBuf,
-    cpus_files: CpusFiles,
-}
-
-fn start_nri(parts: &Parts, metrics: Arc<Metrics>, socket: PathBuf, files: Files) {
-    let Files { shim_on_node, cpus_files } = files;
+fn start_nri(parts: &Parts, metrics: Arc<Metrics>, socket: PathBuf, shim_on_node: PathBuf, state_dir: &Path) {
+    let cpus_files = parts.grants.read(|ledger| CpusFiles::open(state_dir, ledger.grants()));
     let gate = Gate {
         grants: Arc::clone(&parts.grants),
         topology: Arc::clone(&parts.topology),
