@@ -52,7 +52,6 @@ impl World {
         let gate = Gate {
             grants: Arc::new(Grants::open(state.path().join("ledger.json"), &cpus("1")).unwrap()),
             topology: Arc::new(topology),
-            isolated: cpus("1"),
             policies: Arc::new(PolicyStore::open(None)),
             guard: Arc::new(Guard::start(Path::new(&pins), Detector::Tracepoint, &cpus("1")).unwrap()),
             containers: Arc::default(),

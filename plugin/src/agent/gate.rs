@@ -14,7 +14,6 @@ use crate::{
     cores::{
         grants::Grants,
         ledger::{Grant, Holder, LedgerRefusal, Stranger},
-        set::{CpuId, CpuSet},
         shared,
         token::{self, Token},
         topology::Topology,
@@ -47,8 +46,6 @@ pub struct Seen {
 pub struct Gate {
     pub grants: Arc<Grants>,
     pub topology: Arc<Topology>,
-    /// What this run of the agent grants; the rest are housekeeping CPUs.
-    pub isolated: CpuSet,
     pub policies: Arc<PolicyStore>,
     pub guard: Arc<Guard>,
     pub containers: Arc<Containers>,
@@ -105,7 +102,8 @@ impl Gate {
         if self.guard.provider.misleads(self.guard.detector, &policy) {
             return Err(GateRefusal::Misled.into());
         }
-        let shared = shared::nearest(&self.topology, &self.housekeeping(), &cpus, policy.shared_cpus)?;
+        let housekeeping = self.grants.read(|ledger| ledger.housekeeping(&self.topology.online));
+        let shared = shared::nearest(&self.topology, &housekeeping, &cpus, policy.shared_cpus)?;
         let shared = shared.as_ref();
         let plan = shim_plan(&cpus, shared, &policy, self.guard.provider);
         let mems = self.topology.mems_of(&shared::with(&cpus, shared));
@@ -134,15 +132,6 @@ impl Gate {
             self.forget(&replaced);
         }
         Ok(Some(adjustment))
-    }
-
-    /// Nobody's grant: a container that an earlier run of the agent left may hold one of what is now housekeeping.
-    fn housekeeping(&self) -> Vec<CpuId> {
-        let granted: Vec<CpuSet> =
-            self.grants.read(|ledger| ledger.grants().map(|grant| grant.cpus).collect());
-        let ours = |cpu: &CpuId| !self.isolated.contains(*cpu);
-        let free = |cpu: &CpuId| !granted.iter().any(|cpus| cpus.contains(*cpu));
-        self.topology.online.iter().filter(ours).filter(free).collect()
     }
 
     fn check_runtime(&self) -> Result<(), GateRefusal> {

@@ -82,7 +82,6 @@ struct Parts {
     guard: Arc<Guard>,
     grants: Arc<Grants>,
     topology: Arc<Topology>,
-    isolated: CpuSet,
     policies: Arc<PolicyStore>,
     containers: Arc<Containers>,
     reporter: Reporter,
@@ -127,7 +126,6 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
         guard,
         grants,
         topology: Arc::new(topology),
-        isolated: isolated_cpus.clone(),
         policies: Arc::new(PolicyStore::open(policy_dir.is_none().then(|| state_dir.join("policies.json")))),
         containers: Arc::default(),
         reporter,
@@ -231,7 +229,6 @@ fn start_nri(parts: &Parts, metrics: Arc<Metrics>, socket: PathBuf, shim_on_node
     let gate = Gate {
         grants: Arc::clone(&parts.grants),
         topology: Arc::clone(&parts.topology),
-        isolated: parts.isolated.clone(),
         policies: Arc::clone(&parts.policies),
         guard: Arc::clone(&parts.guard),
         containers: Arc::clone(&parts.containers),

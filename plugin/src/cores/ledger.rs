@@ -8,7 +8,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{set::CpuSet, shared, token::Token};
+use super::{
+    set::{CpuId, CpuSet},
+    shared,
+    token::Token,
+};
 use crate::{
     guard::slots::Slot,
     policy::effective::{Effective, PolicyRef},
@@ -266,6 +270,18 @@ impl Ledger {
     fn free_slot(&self) -> Result<Slot, LedgerRefusal> {
         let taken = |slot: &Slot| self.grants().any(|grant| grant.claim.slot == *slot);
         Slot::all().find(|slot| !taken(slot)).ok_or(LedgerRefusal::NoSlot)
+    }
+
+    /// Of these, what is nobody's grant and cannot become one: a container that an earlier run of the agent left may
+    /// hold what is not isolated any more.
+    pub fn housekeeping(&self, online: &CpuSet) -> Vec<CpuId> {
+        let allocations = self.saved.allocations.values();
+        let granted: Vec<&CpuSet> = allocations
+            .filter(|allocation| allocation.claim.is_some())
+            .map(|allocation| &allocation.cpus)
+            .collect();
+        let free = |cpu: &CpuId| !granted.iter().any(|cpus| cpus.contains(*cpu));
+        online.iter().filter(|cpu| !self.isolated.contains(*cpu)).filter(free).collect()
     }
 
     /// Of a claim just made.

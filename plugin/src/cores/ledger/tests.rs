@@ -62,6 +62,8 @@ fn shared_cpus_are_no_ones_own_until_the_node_grants_them() {
     let saved: Saved = serde_json::from_str(&serde_json::to_string(ledger.saved()).unwrap()).unwrap();
     let mut ledger = Ledger::restore("0,2".parse().unwrap(), saved).unwrap();
     assert_eq!(ledger.grant("a").unwrap().claim.shared, "0".parse().ok());
+    let housekeeping = ledger.housekeeping(&"0-4".parse().unwrap()).into_iter().map(CpuId::number);
+    assert_eq!(housekeeping.collect::<Vec<_>>(), [3, 4], "1 is still granted, though it is not isolated now");
     ledger.allocate(Token::of("v"), "0".parse().unwrap());
     let words = expect![
         "CPUs 0 are still held by container c of pod ns/t; this one starts by itself when that is gone"
