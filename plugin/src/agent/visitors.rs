@@ -31,6 +31,8 @@ use processes::Folders;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A probe comes as a new process each time: it is told by its name, once.
 const NAMES_TOLD: usize = 16;
+/// A container that makes processes without end is looked at a part at a time.
+const NEW_AT_ONCE: usize = 1024;
 const COMM_MAX: usize = 16;
 /// Sightings that wait; with more of them the look that they cause finds who stayed.
 const WAITING: usize = 64;
@@ -84,7 +86,7 @@ fn note(container: &str, visitor: &Visitor, cpus: &CpuSet, news: &News<'_>) -> S
     );
     match news {
         News::OnCore => format!(
-            "{who} may run on its granted CPUs {cpus} only, and takes them from the program's threads; give such processes \
+            "{who} may run on the granted CPUs {cpus} only, and takes them from the program's threads; give such processes \
              a CPU by cores.sharedCpus: 1 in the policy, or use no exec and no exec probes"
         ),
         News::Left { shared } => {
@@ -199,10 +201,8 @@ impl Visitors {
         seen.program.retain(|pid| pids.contains(pid));
         seen.moved.retain(|pid| pids.contains(pid));
         seen.told.retain(|pid| pids.contains(pid));
-        for pid in pids {
-            if seen.program.contains(&pid) {
-                continue;
-            }
+        let new: Vec<i32> = pids.into_iter().filter(|pid| !seen.program.contains(pid)).collect();
+        for pid in new.into_iter().take(NEW_AT_ONCE) {
             match self.guard.is_watched(pid, key) {
                 Ok(Some(true)) => {
                     seen.program.insert(pid);

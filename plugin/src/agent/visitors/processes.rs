@@ -57,17 +57,18 @@ impl Folders {
         found
     }
 
-    /// From within a cgroup namespace the path begins with "/../..": then the folder is looked for by its name.
+    /// From within a cgroup namespace, or where only a part of the hierarchy is mounted, the path leads nowhere: then
+    /// the folder is looked for by its name.
     fn find(&self, path: &Path, container_id: &str) -> Option<PathBuf> {
         let is_its =
             |path: &&Path| path.file_name().is_some_and(|name| name.to_string_lossy().contains(container_id));
         // A container that made cgroups of its own is in one of them.
         let path = path.ancestors().find(is_its).unwrap_or(path);
         let direct = self.root.join(path.strip_prefix("/").unwrap_or(path));
-        match path.iter().any(|part| part == "..") {
-            false => direct.is_dir().then_some(direct),
-            true => named(&self.root, path.file_name()?, DEPTH),
-        }
+        let is_whole = path.iter().all(|part| part != "..");
+        (is_whole && direct.is_dir())
+            .then_some(direct)
+            .or_else(|| named(&self.root, path.file_name()?, DEPTH))
     }
 }
 
@@ -210,6 +211,8 @@ mod tests {
         let lines = "0::/../../kubepods-pod1.slice/cri-containerd-0123abcd.scope\n";
         let folder = "kubepods.slice/kubepods-pod1.slice/cri-containerd-0123abcd.scope";
         assert_eq!(found(&["kubepods.slice/agent", folder], lines), Some(folder.into()));
+        let lines = format!("0::/node.scope/{folder}\n");
+        assert_eq!(found(&[folder], &lines), Some(folder.into()));
     }
 
     #[test]

@@ -32,7 +32,7 @@ fn the_note_names_the_process_and_the_way_out() {
         Some("containerd-shim (pid 812)"),
         &News::OnCore,
         expect![
-            "process 900 (cat?, a child of containerd-shim (pid 812)), started in container app by exec or a probe, may run on its granted CPUs 2-3 only, and takes them from the program's threads; give such processes a CPU by cores.sharedCpus: 1 in the policy, or use no exec and no exec probes"
+            "process 900 (cat?, a child of containerd-shim (pid 812)), started in container app by exec or a probe, may run on the granted CPUs 2-3 only, and takes them from the program's threads; give such processes a CPU by cores.sharedCpus: 1 in the policy, or use no exec and no exec probes"
         ],
     );
     check(
