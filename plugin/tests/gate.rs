@@ -48,7 +48,7 @@ impl World {
         let log = Box::new(io::sink());
         // Nobody runs its task: what the gate reports is no part of this.
         let (reporter, _) = Reporter::new(config, Destination::LogOnly, symbolizer, metrics, log);
-        let topology = Topology::new(cpus("0-1"), vec![(0, cpus("0-1"))], vec![]);
+        let topology = Topology::new(cpus("0-1"), vec![(0, cpus("0")), (1, cpus("1"))], vec![]);
         let gate = Gate {
             grants: Arc::new(Grants::open(state.path().join("ledger.json"), &cpus("1")).unwrap()),
             topology: Arc::new(topology),
@@ -191,8 +191,12 @@ async fn shared_cpus_are_housekeeping_ones_and_the_container_is_told_which() {
     let strict = world.strict().await;
     let adjustment = world.gate.create(pod.clone(), strict.clone()).unwrap().unwrap();
     assert_eq!(adjustment.args[1], "v2 cpus=1 shared=0 provider=none arm=prctl locked=no");
-    let cpuset = |resources: Option<LinuxResources>| resources.unwrap().cpu.unwrap().cpus;
-    assert_eq!(cpuset(adjustment.linux.unwrap().resources), "0-1");
+    let cpuset = |resources: Option<LinuxResources>| {
+        let cpu = resources.unwrap().cpu.unwrap();
+        (cpu.cpus, cpu.mems)
+    };
+    let both = ("0-1".to_owned(), "0,1".to_owned());
+    assert_eq!(cpuset(adjustment.linux.unwrap().resources), both);
     let mount = adjustment.mounts.iter().find(|mount| mount.destination == CPUS_PATH).unwrap();
     let told = fs::read_to_string(&mount.source).unwrap();
     assert_eq!(told, "QUIETCORE_CPUS=1\nQUIETCORE_SHARED_CPUS=0\n");
@@ -200,7 +204,7 @@ async fn shared_cpus_are_housekeeping_ones_and_the_container_is_told_which() {
     let grant = world.gate.grants.read(|ledger| ledger.grant(&strict.id)).unwrap();
     assert_eq!((grant.cpus, grant.claim.shared), (cpus("1"), Some(cpus("0"))));
     let update = world.gate.update(strict, LinuxResources::default()).unwrap();
-    assert_eq!(cpuset(update.linux.unwrap().resources), "0-1");
+    assert_eq!(cpuset(update.linux.unwrap().resources), both);
 }
 
 #[tokio::test]

@@ -33,6 +33,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const NAMES_TOLD: usize = 16;
 /// A container that makes processes without end is looked at a part at a time.
 const NEW_AT_ONCE: usize = 1024;
+/// What a process is called before its exec: not yet the program that it becomes. The next look finds that, or nobody.
+const RUNTIMES: [&str; 3] = ["runc:[", "crun", "youki:["];
 const COMM_MAX: usize = 16;
 /// Sightings that wait; with more of them the look that they cause finds who stayed.
 const WAITING: usize = 64;
@@ -250,8 +252,7 @@ impl Visitors {
     }
 
     fn tell_by_name(&self, key: Key, grant: &Grant, seen: &mut Seen, visitor: Visitor) {
-        // Not yet the program that it becomes; a moment later it is, or is gone.
-        let is_runtime = visitor.comm.starts_with("runc:[");
+        let is_runtime = RUNTIMES.iter().any(|name| visitor.comm.starts_with(name));
         if is_runtime || NAMES_TOLD <= seen.names_told.len() || !seen.names_told.insert(visitor.comm.clone())
         {
             return;

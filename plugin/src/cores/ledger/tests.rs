@@ -74,6 +74,19 @@ fn shared_cpus_are_no_ones_own_until_the_node_grants_them() {
 }
 
 #[test]
+fn a_ledger_from_before_shared_cpus_is_read() {
+    let mut ledger = Ledger::empty("1".parse().unwrap());
+    ledger.allocate(Token::of("t"), "1".parse().unwrap());
+    let claimed = claim(&mut ledger, "t", "p", "c", "id").unwrap();
+    let mut saved = serde_json::to_value(ledger.saved()).unwrap();
+    let old = saved["allocations"]["t"]["claim"].as_object_mut().unwrap();
+    old.remove("shared").unwrap();
+    old["policy"].as_object_mut().unwrap().remove("shared_cpus").unwrap();
+    let ledger = Ledger::restore("1".parse().unwrap(), serde_json::from_value(saved).unwrap()).unwrap();
+    assert_eq!(ledger.grant("id"), Some(claimed.grant));
+}
+
+#[test]
 fn a_token_that_nobody_gave_out_is_refused() {
     let words = expect![
         "the container's grant token is none of this node's: it comes from the kubelet's answer for quietcore.io/core and cannot be set by hand; delete the pod so that it is admitted anew"
