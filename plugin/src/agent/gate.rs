@@ -103,7 +103,7 @@ impl Gate {
             return Err(GateRefusal::Misled.into());
         }
         let housekeeping = self.grants.read(|ledger| ledger.housekeeping(&self.topology.online));
-        let shared = shared::nearest(&self.topology, &housekeeping, &cpus, policy.shared_cpus)?;
+        let shared = shared::nearest(&self.topology, &housekeeping, &cpus, policy.cores.shared)?;
         let shared = shared.as_ref();
         let plan = shim_plan(&cpus, shared, &policy, self.guard.provider);
         let mems = self.topology.mems_of(&shared::with(&cpus, shared));

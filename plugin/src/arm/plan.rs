@@ -40,7 +40,7 @@ impl Provider {
     /// A filter answers the prctl without a look at the CPU. On one that is not granted only the detector
     /// Tracepoint sees the call, and says that it was refused; with the other the thread would believe to be armed.
     pub fn misleads(self, detector: Detector, policy: &Effective) -> bool {
-        0 < policy.shared_cpus && self.needs_filter(policy) && detector == Detector::Edge
+        0 < policy.cores.shared && self.needs_filter(policy) && detector == Detector::Edge
     }
 }
 
@@ -59,7 +59,7 @@ pub fn shim_plan(cpus: &CpuSet, shared: Option<&CpuSet>, policy: &Effective, pro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::accept::node_default;
+    use crate::policy::{accept::node_default, effective::CoresWanted};
 
     #[test]
     fn the_plan_is_what_the_shim_reads() {
@@ -74,7 +74,8 @@ mod tests {
 
     #[test]
     fn only_a_filter_that_nobody_watches_on_a_shared_cpu_misleads() {
-        let shared = Effective { shared_cpus: 1, ..node_default() };
+        let cores = CoresWanted { shared: 1, ..CoresWanted::default() };
+        let shared = Effective { cores, ..node_default() };
         assert!(Provider::Seccomp.misleads(Detector::Edge, &shared));
         assert!(!Provider::Seccomp.misleads(Detector::Tracepoint, &shared));
         assert!(!Provider::Lsm.misleads(Detector::Edge, &shared));

@@ -25,7 +25,7 @@ pub fn nearest(
     topology: &Topology,
     housekeeping: &[CpuId],
     grant: &CpuSet,
-    asked: usize,
+    asked: u32,
 ) -> Result<Option<CpuSet>, TooFew> {
     let nodes: BTreeSet<_> = grant.iter().filter_map(|cpu| topology.node_of(cpu)).collect();
     let distance = |cpu: CpuId| {
@@ -35,6 +35,7 @@ pub fn nearest(
     };
     let mut near = housekeeping.to_vec();
     near.sort_by_key(|cpu| distance(*cpu));
+    let asked = asked as usize;
     if near.len() < asked {
         return Err(TooFew { asked, found: near.len() });
     }
@@ -73,7 +74,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(housekeeping: &str, grant: &str, asked: usize, expect: Expect) {
+    fn check(housekeeping: &str, grant: &str, asked: u32, expect: Expect) {
         let housekeeping: Vec<CpuId> = cpus(housekeeping).iter().collect();
         let found = nearest(&machine(), &housekeeping, &cpus(grant), asked);
         expect.assert_eq(&match found {

@@ -116,7 +116,7 @@ fn read_policy(path: &Path) -> Result<Effective, ExecError> {
     let policies = dir::read_file(&path)?;
     match &policies[..] {
         [known] => match known.verdict().clone() {
-            Ok(policy) if policy.shared_cpus != 0 => Err(ExecError::SharedCpus { path }),
+            Ok(policy) if policy.cores.shared != 0 => Err(ExecError::SharedCpus { path }),
             verdict => verdict.map_err(|why| ExecError::NotAccepted { path, why }),
         },
         several => Err(ExecError::NotOne { path, found: several.len() }),

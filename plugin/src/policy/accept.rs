@@ -13,7 +13,7 @@ use quietcore_crd::{
 };
 
 use super::{
-    effective::{self, Action, ArmAfter, ArmAt, Class, Effective, PolicyRef},
+    effective::{self, Action, ArmAfter, ArmAt, Class, CoresWanted, Effective, Nohz, PolicyRef},
     signals, syscalls,
 };
 
@@ -24,7 +24,7 @@ mod tests;
 const EXEC_SETTLES_AFTER: Duration = Duration::from_millis(500);
 
 /// As the schema has it.
-const MAX_SHARED: usize = 64;
+const MAX_SHARED: u32 = 64;
 
 /// The longest list of names in a message: objects older than the schema may hold any number.
 const MAX_NAMED: usize = 8;
@@ -76,6 +76,8 @@ pub enum Problem {
          use Prctl or Settled, or leave sharedCpus at 0"
     )]
     ExecIsShared,
+    #[error("spec.cores.wakeupLatencyMicroseconds: {0} is not from 0 to 1,000,000")]
+    BadLatency(i64),
 }
 
 pub fn accept(spec: &DataplanePolicySpec, source: PolicyRef) -> Result<Effective, NotAccepted> {
@@ -98,8 +100,8 @@ pub fn accept(spec: &DataplanePolicySpec, source: PolicyRef) -> Result<Effective
         problems.0.push(Problem::EnforceForAlone);
     }
     let (arm_at, arm_after, settle_for) = judge_arm(arm, &mut problems);
-    let shared_cpus = judge_cores(cores, &mut problems);
-    if arm_at == ArmAt::Exec && shared_cpus != 0 {
+    let cores = judge_cores(cores, &mut problems);
+    if arm_at == ArmAt::Exec && cores.shared != 0 {
         problems.0.push(Problem::ExecIsShared);
     }
     let kills = *on_unprotected == crd::OnUnprotected::Kill;
@@ -121,7 +123,7 @@ pub fn accept(spec: &DataplanePolicySpec, source: PolicyRef) -> Result<Effective
             arm_after,
             settle_for,
             locked: *locked,
-            shared_cpus,
+            cores,
         }),
         _ => Err(NotAccepted(problems.0)),
     }
@@ -140,7 +142,7 @@ pub fn node_default() -> Effective {
         arm_after: ArmAfter::OneShot,
         settle_for: EXEC_SETTLES_AFTER,
         locked: false,
-        shared_cpus: 0,
+        cores: CoresWanted::default(),
     }
 }
 
@@ -187,13 +189,32 @@ fn judge_arm(arm: &crd::Arm, problems: &mut Problems) -> (ArmAt, ArmAfter, Durat
     (at, after, asked.unwrap_or(settles_after(at)))
 }
 
-/// How many shared CPUs.
-fn judge_cores(cores: &crd::Cores, problems: &mut Problems) -> usize {
-    let crd::Cores { smt, nohz, shared_cpus } = cores;
-    problems.not_yet(*smt == crd::Smt::OneThread, "spec.cores.smt: OneThread", "use Whole");
-    problems.not_yet(*nohz == crd::Nohz::Required, "spec.cores.nohz: Required", "use Preferred");
-    let shared = usize::try_from(*shared_cpus).ok().filter(|n| *n <= MAX_SHARED);
-    problems.note(shared.ok_or(Problem::BadSharedCpus(*shared_cpus))).unwrap_or(0)
+fn judge_cores(cores: &crd::Cores, problems: &mut Problems) -> CoresWanted {
+    let crd::Cores { from, smt, nohz, shared_cpus, wakeup_latency_microseconds, governor } = cores;
+    problems.not_yet(*from == crd::CoresFrom::Runtime, "spec.cores.from: Runtime", "use Devices");
+    let wakeup_latency_us = wakeup_latency_microseconds
+        .and_then(|latency| problems.note(u32::try_from(latency).map_err(|_| Problem::BadLatency(latency))));
+    let shared = u32::try_from(*shared_cpus).ok().filter(|n| *n <= MAX_SHARED);
+    let shared = problems.note(shared.ok_or(Problem::BadSharedCpus(*shared_cpus)));
+    CoresWanted {
+        from_runtime: false,
+        one_thread: *smt == crd::Smt::OneThread,
+        nohz: match nohz {
+            crd::Nohz::Required => Nohz::Required,
+            crd::Nohz::Preferred => Nohz::Preferred,
+            crd::Nohz::Ignored => Nohz::Ignored,
+        },
+        shared: shared.unwrap_or(0),
+        wakeup_latency_us,
+        governor: governor.map(|governor| {
+            match governor {
+                crd::Governor::Performance => "performance",
+                crd::Governor::Powersave => "powersave",
+                crd::Governor::Schedutil => "schedutil",
+            }
+            .to_owned()
+        }),
+    }
 }
 
 // === impl Rule ===

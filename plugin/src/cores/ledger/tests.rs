@@ -81,7 +81,7 @@ fn a_ledger_from_before_shared_cpus_is_read() {
     let mut saved = serde_json::to_value(ledger.saved()).unwrap();
     let old = saved["allocations"]["t"]["claim"].as_object_mut().unwrap();
     old.remove("shared").unwrap();
-    old["policy"].as_object_mut().unwrap().remove("shared_cpus").unwrap();
+    old["policy"].as_object_mut().unwrap().remove("cores").unwrap();
     let ledger = Ledger::restore("1".parse().unwrap(), serde_json::from_value(saved).unwrap()).unwrap();
     assert_eq!(ledger.grant("id"), Some(claimed.grant));
 }

@@ -32,8 +32,7 @@ fn signals_and_exceptions_are_numbers_from_here_on() {
 #[test]
 fn what_is_not_built_yet_is_refused_in_words() {
     for (spec, words) in [
-        ("{cores: {smt: OneThread}}", "spec.cores.smt: OneThread is not supported"),
-        ("{cores: {nohz: Required}}", "spec.cores.nohz: Required is not supported"),
+        ("{cores: {from: Runtime}}", "spec.cores.from: Runtime is not supported"),
         ("{onUnprotected: Kill}", "spec.onUnprotected: Kill is not supported"),
     ] {
         let refused = accept(&serde_saphyr::from_str(spec).unwrap(), source()).unwrap_err();
@@ -46,7 +45,7 @@ fn what_is_not_built_yet_is_refused_in_words() {
 #[test]
 fn shared_cpus_are_a_number_from_here_on() {
     let accepted = accept(&serde_saphyr::from_str("{cores: {sharedCpus: 2}}").unwrap(), source()).unwrap();
-    assert_eq!(accepted.shared_cpus, 2);
+    assert_eq!(accepted.cores.shared, 2);
     for number in [-1, 65, i64::MAX] {
         let spec = serde_json::json!({"cores": {"sharedCpus": number}});
         let refused = accept(&serde_json::from_value(spec).unwrap(), source()).unwrap_err().to_string();
@@ -93,9 +92,9 @@ fn times_and_budgets_that_cannot_be_are_refused() {
 fn all_that_is_wrong_is_said_at_once() {
     check(
         "{entries: {syscall: {action: Signal, except: [red, wite]}, interrupt: {action: Signal, signal: 9}}, \
-          cores: {nohz: Required}}",
+          onUnprotected: Kill}",
         expect![
-            "spec.entries.syscall: signal is required exactly when action is Signal; spec.entries.interrupt.signal: 9 is not a signal that would be noticed; use a name such as SIGUSR1, or 35 to 64; spec.entries.syscall.except: no x86-64 system call is named \"red\", \"wite\"; spec.cores.nohz: Required is not supported by quietcore VERSION: use Preferred"
+            "spec.entries.syscall: signal is required exactly when action is Signal; spec.entries.interrupt.signal: 9 is not a signal that would be noticed; use a name such as SIGUSR1, or 35 to 64; spec.entries.syscall.except: no x86-64 system call is named \"red\", \"wite\"; spec.onUnprotected: Kill is not supported by quietcore VERSION: use Report"
         ],
     );
 }
