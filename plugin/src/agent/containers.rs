@@ -97,6 +97,7 @@ mod tests {
             slot,
             plan: String::new(),
             policy: node_default(),
+            shared: None,
             pid: None,
             cgroup: String::new(),
         };

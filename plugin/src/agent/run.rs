@@ -13,12 +13,15 @@ use tokio::{
 use super::{
     changes::TellOwners,
     containers::Containers,
+    cpus_file::CpusFiles,
     gate::{Gate, Seen},
     http::{self, ListenError, Pages, Readiness},
     node_object::NodeObject,
+    quieting::{self, Owners, QuietingError},
     records::Records,
     shim_file::{self, ShimFileError},
     timed::Timed,
+    visitors::Visitors,
 };
 use crate::{
     args::AgentArgs,
@@ -43,6 +46,7 @@ use crate::{
         store::PolicyStore,
         syscalls, watch as policy_watch,
     },
+    quiet::worker::Quiet,
     report::{Config, Destination, Reporter},
     violation::symbolize::{
         Symbolizer,
@@ -65,6 +69,8 @@ pub enum AgentError {
     #[error(transparent)]
     Grants(#[from] StoreError),
     #[error(transparent)]
+    Quieting(#[from] QuietingError),
+    #[error(transparent)]
     Policies(#[from] DirError),
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -86,6 +92,7 @@ struct Parts {
     readiness: Arc<Readiness>,
     seen: watch::Sender<Seen>,
     published: watch::Sender<Published>,
+    quiet: Quiet,
 }
 
 pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
@@ -94,6 +101,7 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
         detector,
         state_dir,
         pin_dir,
+        host_root,
         nri_socket,
         kubelet_dir,
         policy_dir,
@@ -119,13 +127,22 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
     metrics.register(&mut registry);
     let node = node_name.unwrap_or_else(hostname);
     let (reporter, reporting) = start_reporter(&node, client.clone(), Arc::clone(&metrics))?;
+    let containers = Arc::<Containers>::default();
+    let owners_of_cores = Owners {
+        grants: Arc::clone(&grants),
+        containers: Arc::clone(&containers),
+        reporter: reporter.clone(),
+    };
+    let quiet = quieting::start(&host_root, &state_dir, &topology, &isolated_cpus, &owners_of_cores)?;
+    tokio::spawn(quieting::follow(Arc::clone(&grants), quiet.clone()));
     let parts = Parts {
         node,
         guard,
         grants,
+        quiet,
         topology: Arc::new(topology),
         policies: Arc::new(PolicyStore::open(policy_dir.is_none().then(|| state_dir.join("policies.json")))),
-        containers: Arc::default(),
+        containers,
         reporter,
         readiness: Arc::new(Readiness::of(&["kubelet", "nri", "policies"])),
         seen: watch::Sender::default(),
@@ -141,7 +158,7 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
 
     let (guard_failed, mut guard_failure) = mpsc::channel(1);
     start_records(&parts, Arc::clone(&metrics), guard_failed);
-    start_nri(&parts, metrics, nri_socket, shim_on_node);
+    start_nri(&parts, metrics, nri_socket, shim_on_node, &state_dir);
     let registered = start_kubelet(&parts, kubelet_dir);
     let mut released = match (client, policy_dir) {
         (Some(client), _) => {
@@ -205,17 +222,25 @@ fn start_reporter(
 }
 
 fn start_records(parts: &Parts, metrics: Arc<Metrics>, failed: mpsc::Sender<GuardError>) {
+    let visitors = Visitors {
+        guard: Arc::clone(&parts.guard),
+        grants: Arc::clone(&parts.grants),
+        containers: Arc::clone(&parts.containers),
+        reporter: parts.reporter.clone(),
+    };
     let records = Records {
         guard: Arc::clone(&parts.guard),
         containers: Arc::clone(&parts.containers),
         reporter: parts.reporter.clone(),
         metrics,
+        sightings: visitors.spawn(),
     };
     records.spawn_reader(failed);
     tokio::spawn(records.publish_counts());
 }
 
-fn start_nri(parts: &Parts, metrics: Arc<Metrics>, socket: PathBuf, shim_on_node: PathBuf) {
+fn start_nri(parts: &Parts, metrics: Arc<Metrics>, socket: PathBuf, shim_on_node: PathBuf, state_dir: &Path) {
+    let cpus_files = parts.grants.read(|ledger| CpusFiles::open(state_dir, ledger.grants()));
     let gate = Gate {
         grants: Arc::clone(&parts.grants),
         topology: Arc::clone(&parts.topology),
@@ -224,6 +249,8 @@ fn start_nri(parts: &Parts, metrics: Arc<Metrics>, socket: PathBuf, shim_on_node
         containers: Arc::clone(&parts.containers),
         reporter: parts.reporter.clone(),
         shim_on_node,
+        cpus_files,
+        quiet: parts.quiet.clone(),
         seen: parts.seen.clone(),
     };
     gate.remember_running();
@@ -285,6 +312,7 @@ fn start_kubernetes(
         guard: Arc::clone(&parts.guard),
         seen: parts.seen.clone(),
         published: parts.published.clone(),
+        quiet: parts.quiet.clone(),
         registered,
         stand_by: standing_by,
     };

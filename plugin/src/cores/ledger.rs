@@ -8,7 +8,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{set::CpuSet, token::Token};
+use super::{
+    set::{CpuId, CpuSet},
+    shared,
+    token::Token,
+};
 use crate::{
     guard::slots::Slot,
     policy::effective::{Effective, PolicyRef},
@@ -40,6 +44,9 @@ pub struct Claim {
     pub slot: Slot,
     pub plan: String,
     pub policy: Effective,
+    /// Housekeeping CPUs in its cpuset: others may have the same.
+    #[serde(default)]
+    pub shared: Option<CpuSet>,
     /// The container's init, once it was started.
     pub pid: Option<i32>,
     /// Its cgroup, as the runtime names it.
@@ -238,6 +245,7 @@ impl Ledger {
             slot,
             plan: plan.to_owned(),
             policy: policy.clone(),
+            shared: None,
             pid: None,
             cgroup: String::new(),
         };
@@ -255,7 +263,9 @@ impl Ledger {
 
     /// Who else still runs on one of these CPUs.
     fn in_the_way(&self, holder: &Holder, cpus: &CpuSet) -> Option<Holder> {
-        let claimed = self.grants().map(|grant| (grant.holder, grant.cpus));
+        // Shared ones may be among those that this run of the agent grants, and the earlier one did not.
+        let taken = |grant: &Grant| shared::with(&grant.cpus, grant.claim.shared.as_ref());
+        let claimed = self.grants().map(|grant| (grant.holder.clone(), taken(&grant)));
         let strangers =
             self.strangers.iter().map(|stranger| (stranger.holder.clone(), stranger.cpus.clone()));
         let mut others = claimed.chain(strangers).filter(|(other, _)| !other.is(holder));
@@ -274,6 +284,27 @@ impl Ledger {
     fn free_slot(&self) -> Result<Slot, LedgerRefusal> {
         let taken = |slot: &Slot| self.grants().any(|grant| grant.claim.slot == *slot);
         Slot::all().find(|slot| !taken(slot)).ok_or(LedgerRefusal::NoSlot)
+    }
+
+    /// Of these, what is nobody's grant and cannot become one: a container that an earlier run of the agent left may
+    /// hold what is not isolated any more.
+    pub fn housekeeping(&self, online: &CpuSet) -> Vec<CpuId> {
+        let allocations = self.saved.allocations.values();
+        let granted: Vec<&CpuSet> = allocations
+            .filter(|allocation| allocation.claim.is_some())
+            .map(|allocation| &allocation.cpus)
+            .collect();
+        let free = |cpu: &CpuId| !granted.iter().any(|cpus| cpus.contains(*cpu));
+        online.iter().filter(|cpu| !self.isolated.contains(*cpu)).filter(free).collect()
+    }
+
+    /// Of a claim just made.
+    pub fn share(&mut self, container_id: &str, shared: Option<CpuSet>) {
+        let claims = self.saved.allocations.values_mut().filter_map(|allocation| allocation.claim.as_mut());
+        for claim in claims.filter(|claim| claim.container_id == container_id) {
+            claim.shared.clone_from(&shared);
+            self.revision += 1;
+        }
     }
 
     pub fn started(&mut self, container_id: &str, pid: i32) {
@@ -330,7 +361,7 @@ impl Ledger {
                 quieted: Quieted {
                     cores: allocation.cpus.clone(),
                     cpus: allocation.cpus.clone(),
-                    shared: None,
+                    shared: claim.and_then(|claim| claim.shared.clone()),
                     cgroup: claim.map(|claim| claim.cgroup.clone()).filter(|cgroup| !cgroup.is_empty()),
                     wakeup_latency_us: asked.and_then(|asked| asked.wakeup_latency_us),
                     governor: asked.and_then(|asked| asked.governor.clone()),

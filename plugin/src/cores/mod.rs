@@ -7,6 +7,7 @@ pub mod set;
 pub mod mask;
 pub mod token;
 pub mod topology;
+pub mod shared;
 pub mod device;
 pub mod prefer;
 pub mod ledger;
