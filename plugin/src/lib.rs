@@ -19,6 +19,7 @@
 pub mod args;
 pub mod policy;
 pub mod cores;
+pub mod coexist;
 pub mod nri;
 pub mod arm;
 pub mod guard;

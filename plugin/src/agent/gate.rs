@@ -20,6 +20,7 @@ use crate::{
     nri::{
         adjust::{self, TRIPWIRE, Wanted},
         handler::{Handler, Refusal},
+        validate::Validated,
         verify::{init_facts, verify},
         version::{Runtime, WITH_ARGS},
     },
@@ -277,6 +278,8 @@ impl Handler for Gate {
     fn remove(&mut self, container: Container) {
         self.end(&container);
     }
+
+    fn validated(&mut self, _seen: Validated) {}
 }
 
 /// How the ledger knows it, if it is none of its own.

@@ -9,6 +9,7 @@ use std::{
 
 use quietcore::nri::{
     handler::{Handler, Refusal},
+    validate::Validated,
     version::Runtime,
 };
 use quietcore_proto::nri::{
@@ -114,6 +115,12 @@ impl Handler for Scripted {
 
     fn remove(&mut self, container: Container) {
         self.journal.note(format!("remove {}", container.name));
+    }
+
+    fn validated(&mut self, seen: Validated) {
+        let plugins = seen.consulted.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let owners = seen.cpuset_owners.iter().map(|(id, owner)| format!(", cpus of {id} by {owner}"));
+        self.journal.note(format!("validated by {plugins}{}", owners.collect::<String>()));
     }
 }
 
