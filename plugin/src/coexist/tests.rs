@@ -207,9 +207,9 @@ fn a_plugin_that_set_an_ordinary_containers_cpus_is_named_once_and_by_its_nri_na
             it sets containers' cpusets, and the runtime refuses a strict container that two plugins set
             in its BalloonsPolicy set availableResources.cpu: "exclude-cpuset:2-7", and annotate strict pods with cpu.preserve.resource-policy.nri.io/container.NAME: "true" and memory.preserve.resource-policy.nri.io/container.NAME: "true"
     "#]]);
-    peers.validated(validated(&[ours.clone()], None));
+    peers.validated(validated(std::slice::from_ref(&ours), None));
     assert_eq!(peers.cpuset_owners().count(), 0);
-    peers.validated(validated(&[ours.clone()], Some(&ours)));
+    peers.validated(validated(std::slice::from_ref(&ours), Some(&ours)));
     assert_eq!(peers.cpuset_owners().count(), 0);
 }
 
