@@ -182,6 +182,7 @@ impl NodeObject {
             runtime: seen.runtime.map(|runtime| runtime.to_string()).unwrap_or_default(),
             strict_containers: strict,
             conditions,
+            ..DataplaneNodeStatus::default()
         }
     }
 }
@@ -195,7 +196,7 @@ fn holder(grant: &Grant) -> String {
 fn core(cpu: CpuId, grants: &[Grant]) -> Core {
     let holder = grants.iter().find(|grant| grant.cpus.contains(cpu)).map(holder);
     let state = if holder.is_some() { CoreState::Granted } else { CoreState::Free };
-    Core { cpu: i64::from(cpu.number()), state, holder }
+    Core { cpu: i64::from(cpu.number()), state, holder, ..Core::default() }
 }
 
 fn tax(Tax { without, with }: Tax) -> SystemCallTax {

@@ -13,7 +13,7 @@ use quietcore_crd::{
 };
 
 use super::{
-    effective::{self, Action, ArmAfter, ArmAt, Class, Effective, PolicyRef},
+    effective::{self, Action, ArmAfter, ArmAt, Class, CoresWanted, Effective, Nohz, PolicyRef},
     signals, syscalls,
 };
 
@@ -66,6 +66,8 @@ pub enum Problem {
     BudgetOfNothing(Class),
     #[error("spec.entries.{class}.budget.entries: {entries} is not from 1 to 1,000,000", class = .class.name())]
     BadBudget { class: Class, entries: i64 },
+    #[error("spec.cores.wakeupLatencyMicroseconds: {0} is not from 0 to 1,000,000")]
+    BadLatency(i64),
 }
 
 pub fn accept(spec: &DataplanePolicySpec, source: PolicyRef) -> Result<Effective, NotAccepted> {
@@ -88,7 +90,7 @@ pub fn accept(spec: &DataplanePolicySpec, source: PolicyRef) -> Result<Effective
         problems.0.push(Problem::EnforceForAlone);
     }
     let (arm_at, arm_after, settle_for) = judge_arm(arm, &mut problems);
-    refuse_cores(cores, &mut problems);
+    let cores = judge_cores(cores, &mut problems);
     let kills = *on_unprotected == crd::OnUnprotected::Kill;
     problems.not_yet(kills, "spec.onUnprotected: Kill", "use Report");
     match (actions, except, arm_at, problems.0.is_empty()) {
@@ -108,6 +110,7 @@ pub fn accept(spec: &DataplanePolicySpec, source: PolicyRef) -> Result<Effective
             arm_after,
             settle_for,
             locked: *locked,
+            cores,
         }),
         _ => Err(NotAccepted(problems.0)),
     }
@@ -126,6 +129,7 @@ pub fn node_default() -> Effective {
         arm_after: ArmAfter::OneShot,
         settle_for: EXEC_SETTLES_AFTER,
         locked: false,
+        cores: CoresWanted::default(),
     }
 }
 
@@ -172,11 +176,31 @@ fn judge_arm(arm: &crd::Arm, problems: &mut Problems) -> (ArmAt, ArmAfter, Durat
     (at, after, asked.unwrap_or(settles_after(at)))
 }
 
-fn refuse_cores(cores: &crd::Cores, problems: &mut Problems) {
-    let crd::Cores { smt, nohz, shared_cpus } = cores;
+fn judge_cores(cores: &crd::Cores, problems: &mut Problems) -> CoresWanted {
+    let crd::Cores { from, smt, nohz, shared_cpus, wakeup_latency_microseconds, governor } = cores;
     problems.not_yet(*shared_cpus != 0, "spec.cores.sharedCpus", "leave it at 0");
-    problems.not_yet(*smt == crd::Smt::OneThread, "spec.cores.smt: OneThread", "use Whole");
-    problems.not_yet(*nohz == crd::Nohz::Required, "spec.cores.nohz: Required", "use Preferred");
+    problems.not_yet(*from == crd::CoresFrom::Runtime, "spec.cores.from: Runtime", "use Devices");
+    let wakeup_latency_us = wakeup_latency_microseconds
+        .and_then(|latency| problems.note(u32::try_from(latency).map_err(|_| Problem::BadLatency(latency))));
+    CoresWanted {
+        from_runtime: false,
+        one_thread: *smt == crd::Smt::OneThread,
+        nohz: match nohz {
+            crd::Nohz::Required => Nohz::Required,
+            crd::Nohz::Preferred => Nohz::Preferred,
+            crd::Nohz::Ignored => Nohz::Ignored,
+        },
+        shared: 0,
+        wakeup_latency_us,
+        governor: governor.map(|governor| {
+            match governor {
+                crd::Governor::Performance => "performance",
+                crd::Governor::Powersave => "powersave",
+                crd::Governor::Schedutil => "schedutil",
+            }
+            .to_owned()
+        }),
+    }
 }
 
 // === impl Rule ===

@@ -34,8 +34,7 @@ fn what_is_not_built_yet_is_refused_in_words() {
     for (spec, words) in [
         ("{cores: {sharedCpus: 1}}", "spec.cores.sharedCpus is not supported"),
         ("{cores: {sharedCpus: -1}}", "spec.cores.sharedCpus is not supported"),
-        ("{cores: {smt: OneThread}}", "spec.cores.smt: OneThread is not supported"),
-        ("{cores: {nohz: Required}}", "spec.cores.nohz: Required is not supported"),
+        ("{cores: {from: Runtime}}", "spec.cores.from: Runtime is not supported"),
         ("{onUnprotected: Kill}", "spec.onUnprotected: Kill is not supported"),
     ] {
         let refused = accept(&serde_saphyr::from_str(spec).unwrap(), source()).unwrap_err();
@@ -78,9 +77,9 @@ fn times_and_budgets_that_cannot_be_are_refused() {
 fn all_that_is_wrong_is_said_at_once() {
     check(
         "{entries: {syscall: {action: Signal, except: [red, wite]}, interrupt: {action: Signal, signal: 9}}, \
-          cores: {nohz: Required}}",
+          onUnprotected: Kill}",
         expect![
-            "spec.entries.syscall: signal is required exactly when action is Signal; spec.entries.interrupt.signal: 9 is not a signal that would be noticed; use a name such as SIGUSR1, or 35 to 64; spec.entries.syscall.except: no x86-64 system call is named \"red\", \"wite\"; spec.cores.nohz: Required is not supported by quietcore VERSION: use Preferred"
+            "spec.entries.syscall: signal is required exactly when action is Signal; spec.entries.interrupt.signal: 9 is not a signal that would be noticed; use a name such as SIGUSR1, or 35 to 64; spec.entries.syscall.except: no x86-64 system call is named \"red\", \"wite\"; spec.onUnprotected: Kill is not supported by quietcore VERSION: use Report"
         ],
     );
 }
