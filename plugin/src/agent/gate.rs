@@ -27,7 +27,7 @@ use crate::{
     policy::{
         accept::node_default,
         effective::Effective,
-        resolve::{Choice, resolve},
+        resolve::{Choice, CoresOf, resolve},
         store::PolicyStore,
     },
     report::{ContainerInfo, Reason, Reporter, Subject},
@@ -72,6 +72,8 @@ enum GateRefusal {
         "this strict container was not created through quietcore's agent: delete the pod so that it is made anew"
     )]
     NotClaimed,
+    #[error("this agent does not take cores from the runtime yet: set cores.from: Devices in the policy")]
+    FromRuntime,
     #[error("look at the container's first process {pid}: {why}")]
     Process { pid: u32, why: String },
 }
@@ -87,7 +89,14 @@ impl Gate {
         let policy = match resolve(&pod.annotations, &container.name, has_cores)? {
             Choice::Untouched => return Ok(None),
             Choice::NodeDefault => node_default(),
-            Choice::Policy(name) => self.policies.find(&pod.namespace, &name)?,
+            Choice::Policy(named) => {
+                let policy = self.policies.find(&pod.namespace, &named.policy)?;
+                match named.cores(&policy)? {
+                    CoresOf::Nobody => return Ok(None),
+                    CoresOf::Devices => policy,
+                    CoresOf::Runtime => return Err(GateRefusal::FromRuntime.into()),
+                }
+            }
         };
         self.check_runtime()?;
         let token = Token::of(token.ok_or(GateRefusal::NoToken)?);

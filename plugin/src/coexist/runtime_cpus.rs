@@ -161,35 +161,114 @@ mod tests {
     #[test]
     fn a_claim_vouches_where_the_kubelet_sets_nothing() {
         check("3,7", &CpuManager::State(state(NONE)), &["dra.cpu"], expect!["= 3,7"]);
-        check("3,7", &CpuManager::Absent, &["gpu.nvidia.com"], expect!["nobody vouches that CPUs 3,7 are container app's alone: neither the kubelet's CPU manager nor a claim of a known DRA driver; the kubelet tries again by itself"]);
+        check(
+            "3,7",
+            &CpuManager::Absent,
+            &["gpu.nvidia.com"],
+            expect![
+                "nobody vouches that CPUs 3,7 are container app's alone: neither the kubelet's CPU manager nor a claim of a known DRA driver; the kubelet tries again by itself"
+            ],
+        );
     }
 
     #[test]
     fn what_everybody_gets_is_not_taken() {
         let kubelet = CpuManager::State(state(STATIC));
-        check("0-1,4-5,8-9", &kubelet, &[], expect!["the kubelet gave container app CPUs 2-3,6-7, and somebody changed that to 0-1,4-5,8-9: remove the other NRI plugin that sets cpusets from this node"]);
-        check("8", &kubelet, &["dra.cpu"], expect!["the kubelet gave container app CPUs 2-3,6-7, and somebody changed that to 8: remove the other NRI plugin that sets cpusets from this node"]);
-        check("", &kubelet, &[], expect!["the policy takes cores from the runtime (cores.from: Runtime), and nobody gave container app CPUs: make its pod Guaranteed with a whole number of CPUs on a node with cpuManagerPolicy static, or let it claim CPUs from dra-driver-cpu"]);
-        check("3,7", &CpuManager::State(state(NONE)), &[], expect!["nobody vouches that CPUs 3,7 are container app's alone: neither the kubelet's CPU manager nor a claim of a known DRA driver; the kubelet tries again by itself"]);
+        check(
+            "0-1,4-5,8-9",
+            &kubelet,
+            &[],
+            expect![
+                "the kubelet gave container app CPUs 2-3,6-7, and somebody changed that to 0-1,4-5,8-9: remove the other NRI plugin that sets cpusets from this node"
+            ],
+        );
+        check(
+            "8",
+            &kubelet,
+            &["dra.cpu"],
+            expect![
+                "the kubelet gave container app CPUs 2-3,6-7, and somebody changed that to 8: remove the other NRI plugin that sets cpusets from this node"
+            ],
+        );
+        check(
+            "",
+            &kubelet,
+            &[],
+            expect![
+                "the policy takes cores from the runtime (cores.from: Runtime), and nobody gave container app CPUs: make its pod Guaranteed with a whole number of CPUs on a node with cpuManagerPolicy static, or let it claim CPUs from dra-driver-cpu"
+            ],
+        );
+        check(
+            "3,7",
+            &CpuManager::State(state(NONE)),
+            &[],
+            expect![
+                "nobody vouches that CPUs 3,7 are container app's alone: neither the kubelet's CPU manager nor a claim of a known DRA driver; the kubelet tries again by itself"
+            ],
+        );
     }
 
     #[test]
     fn another_pods_cpus_and_changed_ones_are_refused() {
         let kubelet = CpuManager::State(state(STATIC));
-        check_of("2-3,6-7", "v", "2-3,6-9", &kubelet, &[], expect!["nobody vouches that CPUs 2-3,6-7 are container app's alone: neither the kubelet's CPU manager nor a claim of a known DRA driver; the kubelet tries again by itself"]);
-        check("2,6", &kubelet, &[], expect!["the kubelet gave container app CPUs 2-3,6-7, and somebody changed that to 2,6: remove the other NRI plugin that sets cpusets from this node"]);
+        check_of(
+            "2-3,6-7",
+            "v",
+            "2-3,6-9",
+            &kubelet,
+            &[],
+            expect![
+                "nobody vouches that CPUs 2-3,6-7 are container app's alone: neither the kubelet's CPU manager nor a claim of a known DRA driver; the kubelet tries again by itself"
+            ],
+        );
+        check(
+            "2,6",
+            &kubelet,
+            &[],
+            expect![
+                "the kubelet gave container app CPUs 2-3,6-7, and somebody changed that to 2,6: remove the other NRI plugin that sets cpusets from this node"
+            ],
+        );
     }
 
     #[test]
     fn cpus_that_cannot_be_quiet_are_refused() {
         let kubelet = CpuManager::State(state(STATIC));
-        check_of("2-3,6-7", "u", "2,6", &kubelet, &[], expect!["CPUs 3,7 of container app cannot be made quiet on this node, only 2,6: let its allocator give CPUs of these, or start quietcore with a larger isolatedCpus"]);
-        check("3", &CpuManager::Absent, &["dra.cpu"], expect![[r#"container app has a part of a physical core: CPUs 7 are the siblings of its own and not in 3; set cpuManagerPolicyOptions full-pcpus-only: "true" in the kubelet's configuration, and ask for whole cores"#]]);
+        check_of(
+            "2-3,6-7",
+            "u",
+            "2,6",
+            &kubelet,
+            &[],
+            expect![
+                "CPUs 3,7 of container app cannot be made quiet on this node, only 2,6: let its allocator give CPUs of these, or start quietcore with a larger isolatedCpus"
+            ],
+        );
+        check(
+            "3",
+            &CpuManager::Absent,
+            &["dra.cpu"],
+            expect![[
+                r#"container app has a part of a physical core: CPUs 7 are the siblings of its own and not in 3; set cpuManagerPolicyOptions full-pcpus-only: "true" in the kubelet's configuration, and ask for whole cores"#
+            ]],
+        );
     }
 
     #[test]
     fn what_cannot_be_read_is_refused() {
-        check("3,7", &CpuManager::Unreadable("read /f: Permission denied".into()), &["dra.cpu"], expect!["whether CPUs 3,7 are container app's alone cannot be told: read /f: Permission denied"]);
-        check("x", &CpuManager::Absent, &["dra.cpu"], expect![[r#"the CPUs of container app are not a CPU list: "x" is not a CPU list: expected numbers and ranges such as "1,3-5""#]]);
+        check(
+            "3,7",
+            &CpuManager::Unreadable("read /f: Permission denied".into()),
+            &["dra.cpu"],
+            expect!["whether CPUs 3,7 are container app's alone cannot be told: read /f: Permission denied"],
+        );
+        check(
+            "x",
+            &CpuManager::Absent,
+            &["dra.cpu"],
+            expect![[
+                r#"the CPUs of container app are not a CPU list: "x" is not a CPU list: expected numbers and ranges such as "1,3-5""#
+            ]],
+        );
     }
 }

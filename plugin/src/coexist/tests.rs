@@ -53,41 +53,66 @@ fn a_strict_reservation_is_no_conflict() {
 #[test]
 fn the_missing_setting_of_the_kubelet_is_named_exactly() {
     let open = r#"{"policyName":"static","defaultCpuSet":"0-15","checksum":1}"#;
-    check_kubelet(open, Some("8-15"), &[], expect![[r#"
+    check_kubelet(
+        open,
+        Some("8-15"),
+        &[],
+        expect![[r#"
         kubelet
             the shared pool of its static CPU manager policy contains the published CPUs 2-7
             in its configuration set cpuManagerPolicyOptions strict-cpu-reservation: "true", then drain the node, delete /var/lib/kubelet/cpu_manager_state and restart the kubelet
-    "#]]);
-    check_kubelet(open, Some("6-15"), &[], expect![[r#"
+    "#]],
+    );
+    check_kubelet(
+        open,
+        Some("6-15"),
+        &[],
+        expect![[r#"
         kubelet
             the shared pool of its static CPU manager policy contains the published CPUs 2-7
             in its configuration add 6-7 to reservedSystemCPUs and set cpuManagerPolicyOptions strict-cpu-reservation: "true", then drain the node, delete /var/lib/kubelet/cpu_manager_state and restart the kubelet
-    "#]]);
-    check_kubelet(open, None, &[], expect![[r#"
+    "#]],
+    );
+    check_kubelet(
+        open,
+        None,
+        &[],
+        expect![[r#"
         kubelet
             the shared pool of its static CPU manager policy contains the published CPUs 2-7
             in its configuration let reservedSystemCPUs contain 2-7 and set cpuManagerPolicyOptions strict-cpu-reservation: "true", then drain the node, delete /var/lib/kubelet/cpu_manager_state and restart the kubelet
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn exclusive_cpus_are_a_conflict_unless_a_policy_takes_them_from_the_runtime() {
     let given = r#"{"policyName":"static","defaultCpuSet":"0-1","entries":{"u":{"app":"2-3"},"v":{"app":"8-9"}},"checksum":1}"#;
-    check_kubelet(given, None, &[], expect![[r#"
+    check_kubelet(
+        given,
+        None,
+        &[],
+        expect![[r#"
         kubelet
             its CPU manager gave the published CPUs 2-3 to container app of pod u
             in its configuration let reservedSystemCPUs contain 2-3, then drain the node, delete /var/lib/kubelet/cpu_manager_state and restart the kubelet
-    "#]]);
+    "#]],
+    );
     check_kubelet(given, None, &[("u", "app")], expect![""]);
 }
 
 #[test]
 fn a_policy_that_nobody_knows_and_a_file_that_cannot_be_read_are_told() {
-    check_kubelet(r#"{"policyName":"dynamic","defaultCpuSet":"0-15","checksum":1}"#, None, &[], expect![[r#"
+    check_kubelet(
+        r#"{"policyName":"dynamic","defaultCpuSet":"0-15","checksum":1}"#,
+        None,
+        &[],
+        expect![[r#"
         kubelet
             its CPU manager policy dynamic is unknown to quietcore
             set cpuManagerPolicy to none or static
-    "#]]);
+    "#]],
+    );
     let cpu_manager = CpuManager::Unreadable("read /f: Permission denied".to_owned());
     let peers = Peers::default();
     let published = set("2-7");
@@ -145,36 +170,56 @@ fn each_known_plugin_is_named_by_its_pod_before_it_did_anything() {
     let nri = container("c", &["/var/run/nri"]);
     let name = "app.kubernetes.io/name";
     let balloons = pod("balloons-x", &[(name, "nri-resource-policy-balloons")]);
-    check(&seen(&[(&balloons, &nri)]), NONE, expect![[r#"
+    check(
+        &seen(&[(&balloons, &nri)]),
+        NONE,
+        expect![[r#"
         nri-resource-policy-balloons
             it runs on this node, as pod n/balloons-x, and sets containers' cpusets
             in its BalloonsPolicy set availableResources.cpu: "exclude-cpuset:2-7", and annotate strict pods with cpu.preserve.resource-policy.nri.io/container.NAME: "true" and memory.preserve.resource-policy.nri.io/container.NAME: "true"
-    "#]]);
+    "#]],
+    );
     let topology = pod("ta-x", &[(name, "nri-resource-policy-topology-aware")]);
-    check(&seen(&[(&topology, &nri)]), NONE, expect![[r#"
+    check(
+        &seen(&[(&topology, &nri)]),
+        NONE,
+        expect![[r#"
         nri-resource-policy-topology-aware
             it runs on this node, as pod n/ta-x, and sets containers' cpusets
             in its TopologyAwarePolicy set availableResources.cpu: "exclude-cpuset:2-7", and annotate strict pods with cpu.preserve.resource-policy.nri.io/container.NAME: "true" and memory.preserve.resource-policy.nri.io/container.NAME: "true"
-    "#]]);
+    "#]],
+    );
     let dra = pod("dracpu-x", &[("app", "dracpu")]);
-    check(&seen(&[(&dra, &nri)]), NONE, expect![[r#"
+    check(
+        &seen(&[(&dra, &nri)]),
+        NONE,
+        expect![[r#"
         dra-driver-cpu
             it runs on this node, as pod n/dracpu-x, and sets containers' cpusets
             keep it off this node, or let strict pods claim their CPUs from it under policies with cores.from: Runtime; its driverConfig.reservedCPUs: "2-7" (--reserved-cpus) keeps its claims off these CPUs, but it sets the cpuset of strict containers all the same
-    "#]]);
+    "#]],
+    );
     let koordlet = pod("koordlet-x", &[("koord-app", "koordlet")]);
-    check(&seen(&[(&koordlet, &container("c", &["/sys/fs/cgroup/"]))]), NONE, expect![[r#"
+    check(
+        &seen(&[(&koordlet, &container("c", &["/sys/fs/cgroup/"]))]),
+        NONE,
+        expect![[r#"
         koordlet
             it runs on this node, as pod n/koordlet-x, and sets containers' cpusets
             start it with -feature-gates=CPUSetAllocator=false, set cpuSuppressPolicy: cfsQuota in resource-threshold-config of ConfigMap slo-controller-config, and annotate the Node with node.koordinator.sh/reservation: '{"reservedCPUs":"2-7"}'
-    "#]]);
+    "#]],
+    );
     let pooler = pod("cpu-setter-x", &[("cpu-pooler", "cpu-setter")]);
     let checkpoint = container("c", &["/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint"]);
-    check(&seen(&[(&pooler, &checkpoint)]), NONE, expect![[r#"
+    check(
+        &seen(&[(&pooler, &checkpoint)]),
+        NONE,
+        expect![[r#"
         CPU-Pooler
             it runs on this node, as pod n/cpu-setter-x, and sets containers' cpusets
             leave 2-7 out of its pools in ConfigMap cpu-pooler-configmap
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -202,11 +247,15 @@ fn a_plugin_that_set_an_ordinary_containers_cpus_is_named_once_and_by_its_nri_na
     let name = pod("balloons-x", &[("app.kubernetes.io/name", "nri-resource-policy-balloons")]);
     let mut peers = seen(&[(&name, &container("c", &["/var/run/nri"]))]);
     peers.validated(validated(&all, Some(&balloons)));
-    check(&peers, NONE, expect![[r#"
+    check(
+        &peers,
+        NONE,
+        expect![[r#"
         NRI plugin 90-resource-manager (nri-resource-policy-balloons or nri-resource-policy-topology-aware)
             it sets containers' cpusets, and the runtime refuses a strict container that two plugins set
             in its BalloonsPolicy set availableResources.cpu: "exclude-cpuset:2-7", and annotate strict pods with cpu.preserve.resource-policy.nri.io/container.NAME: "true" and memory.preserve.resource-policy.nri.io/container.NAME: "true"
-    "#]]);
+    "#]],
+    );
     peers.validated(validated(std::slice::from_ref(&ours), None));
     assert_eq!(peers.cpuset_owners().count(), 0);
     peers.validated(validated(std::slice::from_ref(&ours), Some(&ours)));
@@ -218,11 +267,15 @@ fn a_plugin_that_nobody_knows_is_named_too() {
     let other = plugin("42", "pinner");
     let mut peers = seen(&[]);
     peers.validated(validated(std::slice::from_ref(&other), Some(&other)));
-    check(&peers, NONE, expect![[r#"
+    check(
+        &peers,
+        NONE,
+        expect![[r#"
         NRI plugin 42-pinner
             it sets containers' cpusets, and the runtime refuses a strict container that two plugins set
             keep it off this node, or let it leave strict containers and CPUs 2-7 alone
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -231,11 +284,15 @@ fn a_second_agent_of_ours_is_seen_on_the_socket_and_by_its_pod() {
     peers.validated(validated(&[plugin("90", "quietcore")], None));
     check(&peers, NONE, expect![""]);
     peers.validated(validated(&[plugin("90", "quietcore"), plugin("90", "quietcore")], None));
-    check(&peers, NONE, expect![[r#"
+    check(
+        &peers,
+        NONE,
+        expect![[r#"
         quietcore
             2 agents are connected to this node's container runtime
             keep one of both installations off this node
-    "#]]);
+    "#]],
+    );
     let label = [("app.kubernetes.io/name", "quietcore")];
     let (one, other) = (pod("quietcore-a", &label), pod("quietcore-b", &label));
     let (first, second) = (container("c", &["/var/run/nri"]), container("d", &["/var/run/nri"]));
@@ -248,11 +305,15 @@ fn whoever_wants_a_strict_container_elsewhere_is_told_of_unless_it_is_the_static
     let mut peers = seen(&[]);
     let ours = set("2");
     peers.asked(&pod("p", &[]), &container("c", &[]), "0-1", &ours);
-    check(&peers, NONE, expect![[r#"
+    check(
+        &peers,
+        NONE,
+        expect![[r#"
         another NRI plugin, the kubelet, or a client of the runtime's CRI
             container n/p/app was to run on CPUs 0-1 instead of its own
             let nothing but quietcore set the cpuset of strict containers: look for other NRI plugins, node agents and cpuManagerPolicy on this node
-    "#]]);
+    "#]],
+    );
     let reserved = r#"{"policyName":"static","defaultCpuSet":"0-1","checksum":1}"#;
     check(&peers, reserved, expect![""]);
     for nothing in ["", "none", "2"] {

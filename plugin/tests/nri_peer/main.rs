@@ -12,8 +12,8 @@ use prost::Message as _;
 use quietcore::nri::session::{self, State};
 use quietcore_proto::{
     nri::{
-        CreateContainerRequest, Empty, LinuxCpu, LinuxResources, UpdateContainerRequest,
-        UpdateContainerResponse,
+        CreateContainerRequest, Empty, LinuxCpu, LinuxResources, PluginInstance, UpdateContainerRequest,
+        UpdateContainerResponse, ValidateContainerAdjustmentRequest, ValidateContainerAdjustmentResponse,
     },
     ttrpc::{Request, Response, Status},
 };

@@ -86,7 +86,11 @@ fn what_the_kubelet_lists_under_its_names_is_held_while_the_cores_are_the_same()
 fn an_init_container_is_held_while_its_pod_is_listed() {
     let init = allocation("1", Some(holder("p", "init")));
     for pod in [listed("p", "app", &["core-2"]), listed("p", "app", &[])] {
-        check(&init, &[(Duration::ZERO, std::slice::from_ref(&pod), &[]), (MINUTE, std::slice::from_ref(&pod), &[])], &[0, 0]);
+        check(
+            &init,
+            &[(Duration::ZERO, std::slice::from_ref(&pod), &[]), (MINUTE, std::slice::from_ref(&pod), &[])],
+            &[0, 0],
+        );
     }
     let another = [listed("q", "init", &["core-2"])];
     check(&init, &[(Duration::ZERO, &another, &[]), (MINUTE, &another, &[])], &[0, 1]);

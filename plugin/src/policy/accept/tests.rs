@@ -34,13 +34,26 @@ fn what_is_not_built_yet_is_refused_in_words() {
     for (spec, words) in [
         ("{cores: {sharedCpus: 1}}", "spec.cores.sharedCpus is not supported"),
         ("{cores: {sharedCpus: -1}}", "spec.cores.sharedCpus is not supported"),
-        ("{cores: {from: Runtime}}", "spec.cores.from: Runtime is not supported"),
         ("{onUnprotected: Kill}", "spec.onUnprotected: Kill is not supported"),
     ] {
         let refused = accept(&serde_saphyr::from_str(spec).unwrap(), source()).unwrap_err();
         assert_eq!(refused.problems().len(), 1, "{refused}");
         let error = refused.to_string();
         assert!(error.contains(words) && error.contains("quietcore 0."), "{error}");
+    }
+}
+
+#[test]
+fn where_the_runtime_chooses_the_cpus_the_policy_does_not() {
+    let accepts = |cores: &str| {
+        let spec = format!("{{cores: {{from: Runtime{cores}}}}}");
+        let accepted = accept(&serde_saphyr::from_str(&spec).unwrap(), source());
+        accepted.map(|policy| policy.cores.from_runtime).map_err(|refused| refused.to_string())
+    };
+    assert_eq!(accepts(""), Ok(true));
+    for (cores, field) in [(", sharedCpus: 1", "sharedCpus"), (", smt: OneThread", "smt: OneThread")] {
+        let words = format!("spec.cores.{field} is not for spec.cores.from: Runtime");
+        assert!(accepts(cores).is_err_and(|refused| refused.contains(&words)), "{field}");
     }
 }
 
