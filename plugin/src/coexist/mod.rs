@@ -8,7 +8,7 @@
 //! alone ──────── one agent for a node
 //! ```
 //!
-//! `cpu_manager::read` and `alone` do IO; the rest is pure and changes nothing on the node.
+//! `watch`, `cpu_manager::read` and `alone` do IO; the rest is pure. Nothing here changes anything on the node.
 
 pub mod cpu_manager;
 pub mod known;
@@ -16,6 +16,7 @@ pub mod peers;
 pub mod kubelet;
 pub mod runtime_cpus;
 pub mod alone;
+pub mod watch;
 
 use self::{cpu_manager::CpuManager, peers::Peers};
 use crate::cores::set::CpuSet;

@@ -7,7 +7,7 @@ use quietcore_proto::nri::{Container, PodSandbox};
 
 use super::known::Known;
 use crate::{
-    cores::set::CpuSet,
+    cores::{ledger::Holder, set::CpuSet},
     nri::{
         session::{PLUGIN_INDEX, PLUGIN_NAME},
         validate::{Plugin, Validated},
@@ -63,15 +63,15 @@ impl Peers {
 
     /// The cpuset that a CreateContainer or UpdateContainer held for a strict container before our answer.
     /// One that is none is nobody's wish, and an empty one asks for nothing.
-    pub fn asked(&mut self, pod: &PodSandbox, container: &Container, asked: &str, ours: &CpuSet) {
+    pub fn asked(&mut self, container_id: &str, holder: &Holder, asked: &str, ours: &CpuSet) {
         match asked.parse::<CpuSet>() {
             Ok(asked) if asked != *ours => {
-                let container_ = format!("{}/{}/{}", pod.namespace, pod.name, container.name);
-                self.overrides.insert(container.id.clone(), Override { container: container_, asked });
+                let container = format!("{}/{}/{}", holder.namespace, holder.pod, holder.container);
+                self.overrides.insert(container_id.to_owned(), Override { container, asked });
             }
             // A restarted kubelet asks again, and may agree by now.
             Ok(_same) => {
-                self.overrides.remove(&container.id);
+                self.overrides.remove(container_id);
             }
             Err(_) => {}
         }

@@ -6,6 +6,7 @@ use quietcore_proto::nri::{Container, Mount, PodSandbox};
 use super::*;
 use crate::{
     coexist::cpu_manager::tests::state,
+    cores::ledger::Holder,
     nri::validate::{Plugin, Validated},
 };
 
@@ -304,7 +305,9 @@ fn a_second_agent_of_ours_is_seen_on_the_socket_and_by_its_pod() {
 fn whoever_wants_a_strict_container_elsewhere_is_told_of_unless_it_is_the_static_policy_as_usual() {
     let mut peers = seen(&[]);
     let ours = set("2");
-    peers.asked(&pod("p", &[]), &container("c", &[]), "0-1", &ours);
+    let [namespace, pod, pod_uid, container] = ["n", "p", "uid", "app"].map(str::to_owned);
+    let holder = Holder { namespace, pod, pod_uid, container };
+    peers.asked("c", &holder, "0-1", &ours);
     check(
         &peers,
         NONE,
@@ -317,9 +320,9 @@ fn whoever_wants_a_strict_container_elsewhere_is_told_of_unless_it_is_the_static
     let reserved = r#"{"policyName":"static","defaultCpuSet":"0-1","checksum":1}"#;
     check(&peers, reserved, expect![""]);
     for nothing in ["", "none", "2"] {
-        peers.asked(&pod("p", &[]), &container("d", &[]), nothing, &ours);
+        peers.asked("d", &holder, nothing, &ours);
     }
     assert_eq!(peers.overrides().count(), 1);
-    peers.asked(&pod("p", &[]), &container("c", &[]), "2", &ours);
+    peers.asked("c", &holder, "2", &ours);
     assert_eq!(peers.overrides().count(), 0);
 }
