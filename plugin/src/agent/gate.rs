@@ -1,7 +1,12 @@
 //! Steps 2 to 4b in one place: what the agent answers when the runtime creates, starts, changes or ends a
 //! container. Decides from memory; the only IO is /proc/PID/status and the guard's own memory and maps.
 
-use std::{collections::HashSet, fs, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashSet,
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use quietcore_proto::nri::{
     Container, ContainerAdjustment, ContainerState, ContainerUpdate, LinuxResources, PodSandbox,
@@ -10,6 +15,7 @@ use quietcore_proto::nri::{
 use super::containers::Containers;
 use crate::{
     arm::plan::{SHIM_PATH, shim_plan},
+    coexist::peers::Peers,
     cores::{
         grants::Grants,
         ledger::{Grant, Holder, Stranger},
@@ -51,6 +57,8 @@ pub struct Gate {
     pub reporter: Reporter,
     pub shim_on_node: PathBuf,
     pub seen: tokio::sync::watch::Sender<Seen>,
+    /// Who else sets cpusets here.
+    pub peers: Arc<Mutex<Peers>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -121,7 +129,13 @@ impl Gate {
         if let Some(replaced) = claimed.replaced {
             self.forget(&replaced);
         }
+        self.peers().asked(&container.id, &holder, cpus_of(container), &cpus);
         Ok(Some(adjustment))
+    }
+
+    fn peers(&self) -> MutexGuard<'_, Peers> {
+        // A panic ends the agent (panic = "abort"), so a lock is never poisoned.
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check_runtime(&self) -> Result<(), GateRefusal> {
@@ -177,6 +191,7 @@ impl Gate {
     }
 
     fn end(&self, container: &Container) {
+        self.peers().ended(&container.id);
         if let Some(grant) = self.grants.change(|ledger| ledger.release(&container.id)) {
             tracing::info!(step = 3, pod = grant.holder.pod, cpus = %grant.cpus, "cores are free again");
             self.forget(&grant);
@@ -229,6 +244,8 @@ impl Handler for Gate {
     fn synchronize(&mut self, pods: Vec<PodSandbox>, containers: Vec<Container>) {
         let is_live = |container: &&Container| container.state != ContainerState::ContainerStopped as i32;
         let live = || containers.iter().filter(is_live);
+        let with_pod = |container: &'_ Container| pods.iter().find(|pod| pod.id == container.pod_sandbox_id);
+        self.peers().synchronized(live().filter_map(|container| Some((with_pod(container)?, container))));
         let strict = live().filter(|container| looks_strict(container));
         let strict = strict.filter_map(|container| stranger(container, &pods)).collect();
         let ids: Vec<String> = live().map(|container| container.id.clone()).collect();
@@ -257,6 +274,7 @@ impl Handler for Gate {
         pod: PodSandbox,
         container: Container,
     ) -> Result<Option<ContainerAdjustment>, Refusal> {
+        self.peers().created(&pod, &container);
         self.decide_create(&pod, &container).map_err(|refusal| {
             tracing::warn!(step = 4, namespace = pod.namespace, pod = pod.name, container = container.name, %refusal, "not created");
             Refusal::of(&*refusal)
@@ -277,6 +295,8 @@ impl Handler for Gate {
     fn update(&mut self, container: Container, requested: LinuxResources) -> Option<ContainerUpdate> {
         let grant = self.grants.read(|ledger| ledger.grant(&container.id))?;
         let mems = self.topology.mems_of(&grant.cpus);
+        let asked = requested.cpu.as_ref().map_or("", |cpu| cpu.cpus.as_str());
+        self.peers().asked(&container.id, &grant.holder, asked, &grant.cpus);
         Some(adjust::keep(&container.id, requested, &grant.cpus, mems.as_deref()))
     }
 
@@ -288,7 +308,9 @@ impl Handler for Gate {
         self.end(&container);
     }
 
-    fn validated(&mut self, _seen: Validated) {}
+    fn validated(&mut self, seen: Validated) {
+        self.peers().validated(seen);
+    }
 }
 
 /// How the ledger knows it, if it is none of its own.
@@ -302,6 +324,11 @@ fn stranger(container: &Container, pods: &[PodSandbox]) -> Option<Stranger> {
         container: container.name.clone(),
     };
     Some(Stranger { container_id: container.id.clone(), holder, cpus })
+}
+
+fn cpus_of(container: &Container) -> &str {
+    let resources = container.linux.as_ref().and_then(|linux| linux.resources.as_ref());
+    resources.and_then(|resources| resources.cpu.as_ref()).map_or("", |cpu| cpu.cpus.as_str())
 }
 
 fn has_tripwire(container: &Container) -> bool {

@@ -6,7 +6,7 @@ use std::{convert::Infallible, io, path::Path, path::PathBuf, sync::Arc, time::D
 use prometheus_client::registry::Registry;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinHandle,
 };
 
@@ -22,11 +22,13 @@ use super::{
 };
 use crate::{
     args::AgentArgs,
+    coexist::watch::{Coexistence, KubeletFiles},
     cores::{
         device_plugin::{Cores, Published},
         grants::Grants,
         kubelet,
         machine::{Machine, Role},
+        pod_resources,
         set::CpuSet,
         store::StoreError,
         topology::{Topology, TopologyError},
@@ -86,6 +88,7 @@ struct Parts {
     readiness: Arc<Readiness>,
     seen: watch::Sender<Seen>,
     published: watch::Sender<Published>,
+    coexistence: Coexistence,
 }
 
 pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
@@ -130,10 +133,10 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
         readiness: Arc::new(Readiness::of(&["kubelet", "nri", "policies"])),
         seen: watch::Sender::default(),
         published: watch::Sender::default(),
+        coexistence: start_coexistence(&kubelet_dir),
     };
-    let listener = http::listen(listen).await?;
     let pages = Arc::new(Pages { registry, readiness: Arc::clone(&parts.readiness) });
-    tokio::spawn(http::serve(listener, pages));
+    tokio::spawn(http::serve(http::listen(listen).await?, pages));
     tokio::spawn(reporting);
     if let Some(time) = panic_after {
         tokio::spawn(panic_in(time));
@@ -225,6 +228,7 @@ fn start_nri(parts: &Parts, metrics: Arc<Metrics>, socket: PathBuf, shim_on_node
         reporter: parts.reporter.clone(),
         shim_on_node,
         seen: parts.seen.clone(),
+        peers: Arc::clone(&parts.coexistence.peers),
     };
     gate.remember_running();
     let (state, mut states) = watch::channel(session::State::default());
@@ -241,6 +245,14 @@ fn start_nri(parts: &Parts, metrics: Arc<Metrics>, socket: PathBuf, shim_on_node
             );
         }
     });
+}
+
+fn start_coexistence(kubelet_dir: &Path) -> Coexistence {
+    let files = KubeletFiles::beside(kubelet_dir);
+    let sooner = Arc::new(Notify::new());
+    let (sender, view) = watch::channel(None);
+    tokio::spawn(pod_resources::follow(files.pod_resources.clone(), Arc::clone(&sooner), sender));
+    Coexistence { files, view, sooner, peers: Arc::default() }
 }
 
 fn start_kubelet(parts: &Parts, folder: PathBuf) -> watch::Receiver<bool> {

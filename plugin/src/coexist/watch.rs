@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{
     Conflict, Facts, conflicts,
@@ -42,6 +42,8 @@ impl KubeletFiles {
 pub struct Coexistence {
     pub files: KubeletFiles,
     pub view: watch::Receiver<Option<View>>,
+    /// Asks for the next view at once.
+    pub sooner: Arc<Notify>,
     pub peers: Arc<Mutex<Peers>>,
 }
 
@@ -92,7 +94,7 @@ mod tests {
             ..KubeletFiles::beside(Path::new("/var/lib/kubelet/device-plugins"))
         };
         let (_kubelet, view) = watch::channel(None);
-        let coexistence = Coexistence { files, view, peers: Arc::default() };
+        let coexistence = Coexistence { files, view, sooner: Arc::default(), peers: Arc::default() };
         let published: CpuSet = "2-3".parse().unwrap();
         let n_conflicts = || coexistence.conflicts(Some(&published), &[]).len();
         assert_eq!(n_conflicts(), 0);

@@ -76,6 +76,15 @@ impl View {
         own.find(|known| known.container == container)
     }
 
+    /// Our devices, and whose they are.
+    fn held(&self) -> Vec<String> {
+        let holders = self.containers.iter().filter(|known| !known.devices.is_empty());
+        let held = holders.map(|known| {
+            format!("{}/{}/{} {}", known.namespace, known.pod, known.container, known.devices.join(","))
+        });
+        held.collect()
+    }
+
     pub fn knows_pod(&self, namespace: &str, pod: &str) -> bool {
         self.containers.iter().any(|known| known.namespace == namespace && known.pod == pod)
     }
@@ -88,7 +97,11 @@ pub async fn follow(socket: PathBuf, sooner: Arc<Notify>, view: watch::Sender<Op
     loop {
         match look(&socket, &mut lister).await {
             Ok(seen) => {
-                view.send_if_modified(|view| view.replace(seen.clone()).as_ref() != Some(&seen));
+                let held = seen.held();
+                let before = view.send_replace(Some(seen)).map(|before| before.held()).unwrap_or_default();
+                if held != before {
+                    tracing::info!(step = 3, ?held, "the kubelet lists other cores as given away");
+                }
             }
             Err(PodResourcesError::Busy) => tracing::debug!(step = 3, "PodResources: the kubelet is busy"),
             Err(error) => {
