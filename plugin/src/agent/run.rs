@@ -22,7 +22,10 @@ use super::{
 };
 use crate::{
     args::AgentArgs,
-    coexist::watch::{Coexistence, KubeletFiles},
+    coexist::{
+        alone::{self, Alone, AloneError},
+        watch::{Coexistence, KubeletFiles},
+    },
     cores::{
         device_plugin::{Cores, Published},
         grants::Grants,
@@ -54,6 +57,8 @@ use crate::{
 
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
+    #[error(transparent)]
+    Alone(#[from] AloneError),
     #[error(transparent)]
     Topology(#[from] TopologyError),
     #[error(transparent)]
@@ -108,6 +113,7 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
     // First: whoever stops an agent that is still starting means the same.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let _alone = Alone::wait(&state_dir, alone::PATIENCE).await?;
     let topology = Topology::read(Path::new("/sys"))?;
     topology.can_isolate(&isolated_cpus)?;
     let shim_on_node = shim_file::install(&state_dir)?;
@@ -138,9 +144,7 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
     let pages = Arc::new(Pages { registry, readiness: Arc::clone(&parts.readiness) });
     tokio::spawn(http::serve(http::listen(listen).await?, pages));
     tokio::spawn(reporting);
-    if let Some(time) = panic_after {
-        tokio::spawn(panic_in(time));
-    }
+    let _panics = panic_after.map(|time| tokio::spawn(panic_in(time)));
 
     let (guard_failed, mut guard_failure) = mpsc::channel(1);
     start_records(&parts, Arc::clone(&metrics), guard_failed);

@@ -1,18 +1,24 @@
-//! One agent for a node: two would answer the same containers, and the runtime lets none of both set anything
-//! twice. A second one, such as another Helm release, waits here until the first is gone.
+//! One agent for a node: two would write one ledger and answer the same containers, and the runtime lets none of
+//! both set anything twice. A second one, such as another Helm release, ends after a while, with words; one that
+//! is about to go, such as the release before, is waited for.
 
 use std::{
     fs::{self, File},
     io::{self, Read as _, Seek as _, Write as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use rustix::{
     fs::{FlockOperation, flock},
     io::Errno,
 };
+use tokio::time::{Instant, sleep};
 
 const FILE: &str = "agent.lock";
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Longer than a terminating agent's grace period in the chart.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum AloneError {
@@ -33,7 +39,20 @@ pub struct Alone {
 }
 
 impl Alone {
-    pub fn hold(state_dir: &Path) -> Result<Alone, AloneError> {
+    pub async fn wait(state_dir: &Path, patience: Duration) -> Result<Alone, AloneError> {
+        let end = Instant::now() + patience;
+        loop {
+            match Alone::hold(state_dir) {
+                Err(AloneError::Another { pid }) if Instant::now() < end => {
+                    tracing::debug!(pid, "another agent serves this node");
+                    sleep(LOOK_EVERY).await;
+                }
+                held_or_not => return held_or_not,
+            }
+        }
+    }
+
+    fn hold(state_dir: &Path) -> Result<Alone, AloneError> {
         let path = state_dir.join(FILE);
         let open = |source| AloneError::Open { path: path.clone(), source };
         fs::create_dir_all(state_dir).map_err(open)?;
@@ -69,5 +88,16 @@ mod tests {
         assert!(refusal.contains(&format!("(process {})", std::process::id())), "{refusal}");
         drop(first);
         Alone::hold(&state).unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_that_goes_is_waited_for_and_one_that_stays_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Alone::hold(folder.path()).unwrap();
+        let impatient = Alone::wait(folder.path(), Duration::ZERO).await;
+        assert!(matches!(impatient, Err(AloneError::Another { .. })));
+        let (second, ()) =
+            tokio::join!(Alone::wait(folder.path(), Duration::from_secs(60)), async { drop(first) });
+        second.unwrap();
     }
 }

@@ -5,14 +5,20 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use quietcore_proto::nri::{Container, PodSandbox};
 use tokio::sync::{Notify, watch};
 
 use super::{
     Conflict, Facts, conflicts,
     cpu_manager::{self, CpuManager},
     peers::Peers,
+    runtime_cpus::{Asked, RuntimeCoresRefusal, runtime_cpus},
 };
-use crate::cores::{pod_resources::View, replay, set::CpuSet};
+use crate::cores::{
+    pod_resources::View,
+    replay,
+    set::{CpuId, CpuSet},
+};
 
 /// Where a kubelet keeps what we read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +64,36 @@ impl Coexistence {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// For a container under `cores.from: Runtime`, in CreateContainer. Where nobody vouches yet, the kubelet is
+    /// asked anew for the next attempt.
+    pub fn runtime_cpus(
+        &self,
+        pod: &PodSandbox,
+        container: &Container,
+        isolated: &CpuSet,
+        siblings: impl Fn(CpuId) -> CpuSet,
+    ) -> Result<CpuSet, RuntimeCoresRefusal> {
+        let drivers = {
+            let view = self.view.borrow();
+            let known = view.as_ref().and_then(|view| view.of(&pod.namespace, &pod.name, &container.name));
+            known.map(|known| known.drivers.clone()).unwrap_or_default()
+        };
+        let resources = container.linux.as_ref().and_then(|linux| linux.resources.as_ref());
+        let asked = Asked {
+            cpus: resources.and_then(|resources| resources.cpu.as_ref()).map_or("", |cpu| &cpu.cpus),
+            pod_uid: &pod.uid,
+            container: &container.name,
+            cpu_manager: &self.cpu_manager(),
+            drivers: &drivers,
+            isolated,
+        };
+        runtime_cpus(&asked, siblings).inspect_err(|refusal| {
+            if matches!(refusal, RuntimeCoresRefusal::NobodyVouches { .. }) {
+                self.sooner.notify_one();
+            }
+        })
+    }
+
     /// `published` and `from_runtime` are as in `Facts`.
     pub fn conflicts(&self, published: Option<&CpuSet>, from_runtime: &[(String, String)]) -> Vec<Conflict> {
         let cpu_manager = self.cpu_manager();
@@ -70,7 +106,37 @@ impl Coexistence {
 
 #[cfg(test)]
 mod tests {
+    use quietcore_proto::nri::{LinuxContainer, LinuxCpu, LinuxResources};
+
     use super::*;
+    use crate::cores::pod_resources::PodCores;
+
+    #[tokio::test]
+    async fn a_claim_that_the_kubelet_was_not_asked_about_yet_vouches_at_the_next_attempt() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = KubeletFiles {
+            cpu_manager_state: folder.path().join("cpu_manager_state"),
+            ..KubeletFiles::beside(Path::new("/var/lib/kubelet/device-plugins"))
+        };
+        let (kubelet, view) = watch::channel(None);
+        let coexistence = Coexistence { files, view, sooner: Arc::default(), peers: Arc::default() };
+        let [namespace, name] = ["n", "p"].map(str::to_owned);
+        let pod = PodSandbox { namespace, name, ..PodSandbox::default() };
+        let cpu = LinuxCpu { cpus: "3".to_owned(), ..LinuxCpu::default() };
+        let resources = Some(LinuxResources { cpu: Some(cpu), ..LinuxResources::default() });
+        let linux = Some(LinuxContainer { resources, ..LinuxContainer::default() });
+        let container = Container { name: "app".to_owned(), linux, ..Container::default() };
+        let isolated: CpuSet = "2-3".parse().unwrap();
+        let decide = || coexistence.runtime_cpus(&pod, &container, &isolated, CpuSet::from);
+        assert!(matches!(decide(), Err(RuntimeCoresRefusal::NobodyVouches { .. })));
+        coexistence.sooner.notified().await;
+        let [namespace, pod_, container_] = ["n", "p", "app"].map(str::to_owned);
+        let drivers = vec!["dra.cpu".to_owned()];
+        let (devices, exclusive) = (Vec::new(), None);
+        let claimed = PodCores { namespace, pod: pod_, container: container_, devices, exclusive, drivers };
+        kubelet.send_replace(Some(View { containers: vec![claimed], allocatable: None }));
+        assert_eq!(decide(), "3".parse().map_err(|_| unreachable!()));
+    }
 
     #[test]
     fn the_files_lie_where_the_kubelet_has_its_root() {

@@ -52,6 +52,16 @@ fn a_process_that_somebody_execs_into_the_container_is_named_as_one() {
 }
 
 #[test]
+fn the_kubelet_lists_a_core_under_its_pods_name_as_long_as_the_pod_is_there() {
+    let node = Node::get();
+    let pod = node.pod("listed", "all", "spin");
+    let held = "default/listed-lab/app cpu-";
+    node.wait_held("the pod", |held_now| held_now.contains(held));
+    drop(pod);
+    node.wait_held("the pod's end", |held_now| !held_now.contains(held));
+}
+
+#[test]
 fn a_pod_without_its_policy_is_refused_in_words() {
     let pod = Node::get().pod("lost", "nowhere", "syscall");
     let refusal = pod.wait_refusal();
