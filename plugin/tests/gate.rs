@@ -17,12 +17,14 @@ use std::{
 use quietcore::{
     agent::{cpus_file::CpusFiles, gate::Gate},
     arm::plan::SHIM_PATH,
+    coexist::known::Known,
     cores::{grants::Grants, set::CpuSet, token::Token, topology::Topology},
     guard::{detector::Detector, load::Guard},
     metrics::Metrics,
     nri::{
         adjust::{CPUS_PATH, TRIPWIRE},
         handler::Handler as _,
+        validate::{Plugin, Validated},
         version::Runtime,
     },
     policy::{dir, store::PolicyStore},
@@ -34,7 +36,7 @@ use quietcore::{
     report::{Config, Destination, Reporter},
     violation::symbolize::{Symbolizer, parent::Children},
 };
-use quietcore_proto::nri::{Container, LinuxResources, Mount, PodSandbox};
+use quietcore_proto::nri::{Container, LinuxContainer, LinuxCpu, LinuxResources, Mount, PodSandbox};
 
 struct World {
     gate: Gate,
@@ -67,6 +69,7 @@ impl World {
             cpus_files: CpusFiles::open(state.path(), std::iter::empty()),
             quiet,
             seen: tokio::sync::watch::Sender::default(),
+            peers: Arc::default(),
         };
         World { gate, _state: state }
     }
@@ -178,6 +181,50 @@ async fn a_released_node_creates_ordinary_containers_only() {
     world.gate.seen.send_modify(|seen| seen.released = true);
     let expect = "quietcore was released from this node: delete the pod so that it is scheduled elsewhere";
     check_refused(&mut world, &strict, expect);
+}
+
+/// Neither of them runs yet, and no strict pod was asked for.
+#[tokio::test]
+async fn who_else_sets_cpusets_is_known_from_ordinary_containers_alone() {
+    let mut world = World::new();
+    let known = |world: &World| world.gate.peers.lock().unwrap().clone();
+    let labels = [("app.kubernetes.io/name".to_owned(), "dra-driver-cpu".to_owned())].into();
+    let nri = Mount { source: "/var/run/nri".to_owned(), ..Mount::default() };
+    let driver = Container { id: "driver".to_owned(), mounts: vec![nri], ..ordinary() };
+    assert_eq!(world.gate.create(PodSandbox { labels, ..pod() }, driver.clone()), Ok(None));
+    assert_eq!(known(&world).pods().collect::<Vec<_>>(), [(Known::DraDriverCpu, "default/poller")]);
+    world.gate.remove(driver);
+    assert_eq!(known(&world).pods().count(), 0);
+
+    let pinner = Plugin { index: "10".to_owned(), name: "pinner".to_owned() };
+    let cpuset_owners = [("0123".to_owned(), pinner.clone())].into();
+    world.gate.validated(Validated { consulted: vec![pinner.clone()], cpuset_owners });
+    assert_eq!(known(&world).cpuset_owners().collect::<Vec<_>>(), [&pinner]);
+    world.gate.synchronize(Vec::new(), Vec::new());
+    assert_eq!(known(&world).cpuset_owners().count(), 0);
+}
+
+#[tokio::test]
+async fn whoever_wants_a_strict_container_elsewhere_is_remembered_until_it_ends() {
+    let mut world = World::new();
+    let mut strict = world.strict().await;
+    world.gate.configured(Runtime::new("containerd", "v2.3.4", ""));
+    strict.linux = Some(LinuxContainer { resources: Some(on("0")), ..LinuxContainer::default() });
+    world.gate.create(pod(), strict.clone()).unwrap();
+    let asked = |world: &World| -> Vec<String> {
+        let peers = world.gate.peers.lock().unwrap();
+        peers.overrides().map(|set| format!("{} on {}", set.container, set.asked)).collect()
+    };
+    assert_eq!(asked(&world), ["default/poller/app on 0"]);
+    world.gate.update(strict.clone(), on("0-1")).unwrap();
+    assert_eq!(asked(&world), ["default/poller/app on 0-1"]);
+    world.gate.stop(strict);
+    assert!(asked(&world).is_empty());
+}
+
+fn on(cpus: &str) -> LinuxResources {
+    let cpu = LinuxCpu { cpus: cpus.to_owned(), ..LinuxCpu::default() };
+    LinuxResources { cpu: Some(cpu), ..LinuxResources::default() }
 }
 
 #[tokio::test]

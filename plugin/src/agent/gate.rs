@@ -2,7 +2,12 @@
 //! container. Decides from memory; the only IO is /proc/PID/status, a small file that is not synced, and the guard's
 //! own memory and maps.
 
-use std::{collections::HashSet, fs, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashSet,
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use quietcore_proto::nri::{
     Container, ContainerAdjustment, ContainerState, ContainerUpdate, LinuxResources, PodSandbox,
@@ -11,6 +16,7 @@ use quietcore_proto::nri::{
 use super::{containers::Containers, cpus_file::CpusFiles, quieting::tell_shortcomings};
 use crate::{
     arm::plan::{SHIM_PATH, shim_plan},
+    coexist::peers::Peers,
     cores::{
         grants::Grants,
         ledger::{Grant, Holder, LedgerRefusal, Stranger},
@@ -22,13 +28,14 @@ use crate::{
     nri::{
         adjust::{self, TRIPWIRE, Wanted},
         handler::{Handler, Refusal},
+        validate::Validated,
         verify::{init_facts, verify},
         version::{Runtime, WITH_ARGS},
     },
     policy::{
         accept::node_default,
         effective::Effective,
-        resolve::{Choice, resolve},
+        resolve::{Choice, CoresOf, resolve},
         store::PolicyStore,
     },
     quiet::{judge::refuse_ticking, worker::Quiet},
@@ -55,6 +62,8 @@ pub struct Gate {
     pub cpus_files: CpusFiles,
     pub quiet: Quiet,
     pub seen: tokio::sync::watch::Sender<Seen>,
+    /// Who else sets cpusets here.
+    pub peers: Arc<Mutex<Peers>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +90,8 @@ enum GateRefusal {
          armed: use arm.at: Settled in the policy, sharedCpus: 0, or a node that has bpf among the lsm= of its kernel"
     )]
     Misled,
+    #[error("this agent does not take cores from the runtime yet: set cores.from: Devices in the policy")]
+    FromRuntime,
     #[error("look at the container's first process {pid}: {why}")]
     Process { pid: u32, why: String },
 }
@@ -96,7 +107,14 @@ impl Gate {
         let policy = match resolve(&pod.annotations, &container.name, has_cores)? {
             Choice::Untouched => return Ok(None),
             Choice::NodeDefault => node_default(),
-            Choice::Policy(name) => self.policies.find(&pod.namespace, &name)?,
+            Choice::Policy(named) => {
+                let policy = self.policies.find(&pod.namespace, &named.policy)?;
+                match named.cores(&policy)? {
+                    CoresOf::Nobody => return Ok(None),
+                    CoresOf::Devices => policy,
+                    CoresOf::Runtime => return Err(GateRefusal::FromRuntime.into()),
+                }
+            }
         };
         self.check_runtime()?;
         let token = Token::of(token.ok_or(GateRefusal::NoToken)?);
@@ -135,7 +153,13 @@ impl Gate {
         if let Some(replaced) = claimed.replaced {
             self.forget(&replaced);
         }
+        self.peers().asked(&container.id, &holder, cpus_of(container), &cpus);
         Ok(Some(adjustment))
+    }
+
+    fn peers(&self) -> MutexGuard<'_, Peers> {
+        // A panic ends the agent (panic = "abort"), so a lock is never poisoned.
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check_runtime(&self) -> Result<(), GateRefusal> {
@@ -199,6 +223,7 @@ impl Gate {
     }
 
     fn end(&self, container: &Container) {
+        self.peers().ended(&container.id);
         if let Some(grant) = self.grants.change(|ledger| ledger.release(&container.id)) {
             tracing::info!(step = 3, pod = grant.holder.pod, cpus = %grant.cpus, "cores are free again");
             self.forget(&grant);
@@ -251,6 +276,8 @@ impl Handler for Gate {
     fn synchronize(&mut self, pods: Vec<PodSandbox>, containers: Vec<Container>) {
         let is_live = |container: &&Container| container.state != ContainerState::ContainerStopped as i32;
         let live = || containers.iter().filter(is_live);
+        let with_pod = |container: &'_ Container| pods.iter().find(|pod| pod.id == container.pod_sandbox_id);
+        self.peers().synchronized(live().filter_map(|container| Some((with_pod(container)?, container))));
         let strict = live().filter(|container| looks_strict(container));
         let strict = strict.filter_map(|container| stranger(container, &pods)).collect();
         let ids: Vec<String> = live().map(|container| container.id.clone()).collect();
@@ -279,6 +306,7 @@ impl Handler for Gate {
         pod: PodSandbox,
         container: Container,
     ) -> Result<Option<ContainerAdjustment>, Refusal> {
+        self.peers().created(&pod, &container);
         self.decide_create(&pod, &container).map_err(|refusal| {
             tracing::warn!(step = 4, namespace = pod.namespace, pod = pod.name, container = container.name, %refusal, "not created");
             Refusal::of(&*refusal)
@@ -300,6 +328,8 @@ impl Handler for Gate {
         let grant = self.grants.read(|ledger| ledger.grant(&container.id))?;
         let cpus = shared::with(&grant.cpus, grant.claim.shared.as_ref());
         let mems = self.topology.mems_of(&cpus);
+        let asked = requested.cpu.as_ref().map_or("", |cpu| cpu.cpus.as_str());
+        self.peers().asked(&container.id, &grant.holder, asked, &cpus);
         Some(adjust::keep(&container.id, requested, &cpus, mems.as_deref()))
     }
 
@@ -309,6 +339,10 @@ impl Handler for Gate {
 
     fn remove(&mut self, container: Container) {
         self.end(&container);
+    }
+
+    fn validated(&mut self, seen: Validated) {
+        self.peers().validated(seen);
     }
 }
 
@@ -328,6 +362,11 @@ fn stranger(container: &Container, pods: &[PodSandbox]) -> Option<Stranger> {
 /// Where its cgroup will be; empty where the runtime does not tell.
 fn cgroups_path(container: &Container) -> &str {
     container.linux.as_ref().map(|linux| linux.cgroups_path.as_str()).unwrap_or_default()
+}
+
+fn cpus_of(container: &Container) -> &str {
+    let resources = container.linux.as_ref().and_then(|linux| linux.resources.as_ref());
+    resources.and_then(|resources| resources.cpu.as_ref()).map_or("", |cpu| cpu.cpus.as_str())
 }
 
 fn has_tripwire(container: &Container) -> bool {

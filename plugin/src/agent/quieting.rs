@@ -156,8 +156,29 @@ mod tests {
 
     #[test]
     fn the_note_says_what_changed_and_who_is_known_for_it() {
-        check(Area::Interrupt, None, &["systemd", "irqbalance"], expect![[r#"DriftRepaired: somebody changed interrupt 24 to "0-3", which enters CPU 2-3: it is "0-1" again; irqbalance runs here and does that: set IRQBALANCE_BANNED_CPULIST to the isolated CPUs for irqbalance"#]]);
-        check(Area::Interrupt, Some("input/output error"), &[], expect![[r#"DriftRefused: somebody changed interrupt 24 to "0-3", which enters CPU 2-3, and it cannot be "0-1" again: input/output error"#]]);
-        check(Area::Cgroup, None, &["irqbalance"], expect![[r#"DriftRepaired: somebody changed interrupt 24 to "0-3", which enters CPU 2-3: it is "0-1" again"#]]);
+        check(
+            Area::Interrupt,
+            None,
+            &["systemd", "irqbalance"],
+            expect![[
+                r#"DriftRepaired: somebody changed interrupt 24 to "0-3", which enters CPU 2-3: it is "0-1" again; irqbalance runs here and does that: set IRQBALANCE_BANNED_CPULIST to the isolated CPUs for irqbalance"#
+            ]],
+        );
+        check(
+            Area::Interrupt,
+            Some("input/output error"),
+            &[],
+            expect![[
+                r#"DriftRefused: somebody changed interrupt 24 to "0-3", which enters CPU 2-3, and it cannot be "0-1" again: input/output error"#
+            ]],
+        );
+        check(
+            Area::Cgroup,
+            None,
+            &["irqbalance"],
+            expect![[
+                r#"DriftRepaired: somebody changed interrupt 24 to "0-3", which enters CPU 2-3: it is "0-1" again"#
+            ]],
+        );
     }
 }

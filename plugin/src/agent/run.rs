@@ -6,7 +6,7 @@ use std::{convert::Infallible, io, path::Path, path::PathBuf, sync::Arc, time::D
 use prometheus_client::registry::Registry;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinHandle,
 };
 
@@ -25,11 +25,16 @@ use super::{
 };
 use crate::{
     args::AgentArgs,
+    coexist::{
+        alone::{self, Alone, AloneError},
+        watch::{Coexistence, KubeletFiles},
+    },
     cores::{
         device_plugin::{Cores, Published},
         grants::Grants,
         kubelet,
         machine::{Machine, Role},
+        pod_resources,
         set::CpuSet,
         store::StoreError,
         topology::{Topology, TopologyError},
@@ -56,6 +61,8 @@ use crate::{
 
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
+    #[error(transparent)]
+    Alone(#[from] AloneError),
     #[error(transparent)]
     Topology(#[from] TopologyError),
     #[error(transparent)]
@@ -93,6 +100,7 @@ struct Parts {
     seen: watch::Sender<Seen>,
     published: watch::Sender<Published>,
     quiet: Quiet,
+    coexistence: Coexistence,
 }
 
 pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
@@ -113,6 +121,7 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
     // First: whoever stops an agent that is still starting means the same.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let _alone = Alone::wait(&state_dir, alone::PATIENCE).await?;
     let topology = Topology::read(Path::new("/sys"))?;
     topology.can_isolate(&isolated_cpus)?;
     let shim_on_node = shim_file::install(&state_dir)?;
@@ -147,14 +156,12 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
         readiness: Arc::new(Readiness::of(&["kubelet", "nri", "policies"])),
         seen: watch::Sender::default(),
         published: watch::Sender::default(),
+        coexistence: start_coexistence(&kubelet_dir),
     };
-    let listener = http::listen(listen).await?;
     let pages = Arc::new(Pages { registry, readiness: Arc::clone(&parts.readiness) });
-    tokio::spawn(http::serve(listener, pages));
+    tokio::spawn(http::serve(http::listen(listen).await?, pages));
     tokio::spawn(reporting);
-    if let Some(time) = panic_after {
-        tokio::spawn(panic_in(time));
-    }
+    let _panics = panic_after.map(|time| tokio::spawn(panic_in(time)));
 
     let (guard_failed, mut guard_failure) = mpsc::channel(1);
     start_records(&parts, Arc::clone(&metrics), guard_failed);
@@ -252,6 +259,7 @@ fn start_nri(parts: &Parts, metrics: Arc<Metrics>, socket: PathBuf, shim_on_node
         cpus_files,
         quiet: parts.quiet.clone(),
         seen: parts.seen.clone(),
+        peers: Arc::clone(&parts.coexistence.peers),
     };
     gate.remember_running();
     let (state, mut states) = watch::channel(session::State::default());
@@ -268,6 +276,14 @@ fn start_nri(parts: &Parts, metrics: Arc<Metrics>, socket: PathBuf, shim_on_node
             );
         }
     });
+}
+
+fn start_coexistence(kubelet_dir: &Path) -> Coexistence {
+    let files = KubeletFiles::beside(kubelet_dir);
+    let sooner = Arc::new(Notify::new());
+    let (sender, view) = watch::channel(None);
+    tokio::spawn(pod_resources::follow(files.pod_resources.clone(), Arc::clone(&sooner), sender));
+    Coexistence { files, view, sooner, peers: Arc::default() }
 }
 
 fn start_kubelet(parts: &Parts, folder: PathBuf) -> watch::Receiver<bool> {

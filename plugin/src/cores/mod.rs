@@ -15,4 +15,7 @@ pub mod store;
 pub mod grants;
 pub mod device_plugin;
 pub mod kubelet;
+pub mod pod_resources;
+pub mod replay;
+pub mod stale;
 pub mod machine;

@@ -76,6 +76,10 @@ pub enum Problem {
          use Prctl or Settled, or leave sharedCpus at 0"
     )]
     ExecIsShared,
+    #[error(
+        "spec.cores.{0} is not for spec.cores.from: Runtime, where somebody else chooses the CPUs: leave it out"
+    )]
+    ChosenByRuntime(&'static str),
     #[error("spec.cores.wakeupLatencyMicroseconds: {0} is not from 0 to 1,000,000")]
     BadLatency(i64),
 }
@@ -191,13 +195,19 @@ fn judge_arm(arm: &crd::Arm, problems: &mut Problems) -> (ArmAt, ArmAfter, Durat
 
 fn judge_cores(cores: &crd::Cores, problems: &mut Problems) -> CoresWanted {
     let crd::Cores { from, smt, nohz, shared_cpus, wakeup_latency_microseconds, governor } = cores;
-    problems.not_yet(*from == crd::CoresFrom::Runtime, "spec.cores.from: Runtime", "use Devices");
+    let from_runtime = *from == crd::CoresFrom::Runtime;
+    for (used, field) in [(*shared_cpus != 0, "sharedCpus"), (*smt == crd::Smt::OneThread, "smt: OneThread")]
+    {
+        if from_runtime && used {
+            problems.0.push(Problem::ChosenByRuntime(field));
+        }
+    }
     let wakeup_latency_us = wakeup_latency_microseconds
         .and_then(|latency| problems.note(u32::try_from(latency).map_err(|_| Problem::BadLatency(latency))));
     let shared = u32::try_from(*shared_cpus).ok().filter(|n| *n <= MAX_SHARED);
     let shared = problems.note(shared.ok_or(Problem::BadSharedCpus(*shared_cpus)));
     CoresWanted {
-        from_runtime: false,
+        from_runtime,
         one_thread: *smt == crd::Smt::OneThread,
         nohz: match nohz {
             crd::Nohz::Required => Nohz::Required,

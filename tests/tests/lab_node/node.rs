@@ -105,6 +105,17 @@ spec:
         read("quietcore.err")
     }
 
+    /// Waits until the cores that the kubelet lists are as wanted, by the agent's last word on them.
+    #[track_caller]
+    pub(crate) fn wait_held(&self, what: &str, is_so: impl Fn(&str) -> bool) {
+        until(&format!("{what} in the kubelet's list of cores"), SOON, || {
+            let log = self.agent_log();
+            let told = log.lines().rfind(|line| line.contains("the kubelet lists other cores"));
+            let told = told.unwrap_or_default();
+            Ok(if is_so(told) { Seen::Done(()) } else { Seen::NotYet(told.to_owned()) })
+        });
+    }
+
     /// What the agent told of a pod, each a line of JSON.
     pub(crate) fn told(&self, pod: &Pod) -> Vec<Value> {
         let lines = read("quietcore.out");
