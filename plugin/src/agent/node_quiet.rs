@@ -80,7 +80,12 @@ pub(super) fn lacking(standing: &Standing) -> Option<String> {
         }
         State::Refused { .. } | State::Kept { .. } | State::Absent => None,
     });
-    let n_interrupts = standing.fixed_interrupts.len();
+    let granted = standing.grants.iter().flat_map(|grant| grant.cores.iter()).collect();
+    let granted = CpuSet::new(granted);
+    let others = |outcome: &&Outcome| {
+        granted.as_ref().is_some_and(|granted| judge::is_others_interrupt(outcome, granted))
+    };
+    let n_interrupts = standing.pass.outcomes.iter().filter(others).count();
     let interrupts = (n_interrupts != 0)
         .then(|| format!("{n_interrupts} interrupts cannot be moved off granted cores (fixedInterrupts)"));
     let words: Vec<String> = standing.failed.iter().cloned().chain(interrupts).chain(refused).collect();

@@ -94,12 +94,8 @@ pub fn shortcomings(nohz: Nohz, grant: &Quieted, boot: &Boot, pass: &Pass) -> Ve
         };
         words.push(format!("the scheduler may put others on CPU {}: {why}", grant.cpus));
     }
-    let interrupts: BTreeSet<&str> = refused(grant, pass)
-        .filter(|(outcome, _)| outcome.setting.area == Area::Interrupt)
-        .map(|(outcome, _)| outcome.setting.name.as_str())
-        .collect();
-    if !interrupts.is_empty() {
-        let n = interrupts.len();
+    let n = refused(grant, pass).filter(|(outcome, _)| is_others_interrupt(outcome, &grant.cores)).count();
+    if n != 0 {
         words.push(format!(
             "{n} interrupts cannot be moved away: their names are in the DataplaneNode (fixedInterrupts)"
         ));
@@ -120,6 +116,14 @@ fn refused<'a>(grant: &'a Quieted, pass: &'a Pass) -> impl Iterator<Item = (&'a 
         State::Refused { why, .. } => Some((outcome, why.as_str())),
         State::Kept { .. } | State::Absent => None,
     })
+}
+
+/// An interrupt that stays may serve only what these cores themselves ask for: the queue that a device has for each
+/// CPU (isolcpus=managed_irq in Documentation/admin-guide/kernel-parameters.txt says when).
+pub fn is_others_interrupt(outcome: &Outcome, cores: &CpuSet) -> bool {
+    let State::Refused { found, .. } = &outcome.state else { return false };
+    let serves_others = || found.parse::<CpuSet>().is_ok_and(|mask| mask.without(cores).is_some());
+    outcome.setting.area == Area::Interrupt && serves_others()
 }
 
 /// CPUs that are free of others by boot or by a partition of `grants`, for the node's object.
@@ -159,7 +163,8 @@ mod tests {
             effective: None,
             cpus: set(cpus).unwrap(),
         };
-        Outcome { setting, state: State::Refused { found: String::new(), why: why.to_owned() } }
+        let found = if area == Area::Interrupt { "0-3" } else { "" };
+        Outcome { setting, state: State::Refused { found: found.to_owned(), why: why.to_owned() } }
     }
 
     #[track_caller]
@@ -197,6 +202,13 @@ mod tests {
             vm.stat_interval: it is read-only here
             pod's cpu.max: no"]],
         );
+    }
+
+    #[test]
+    fn a_queue_of_the_cores_own_is_no_harm() {
+        let mut queue = refused(Area::Interrupt, "interrupt 26", "2-3", "managed");
+        queue.state = State::Refused { found: "3".to_owned(), why: "managed".to_owned() };
+        check(("1-7", "1-7"), &[queue], Nohz::Required, expect![""]);
     }
 
     #[test]

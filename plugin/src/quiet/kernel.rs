@@ -40,7 +40,7 @@ impl Kernel for Host {
     fn write(&self, file: &Path, text: &str) -> io::Result<()> {
         // A write of nothing never reaches the kernel; an empty line is how a cpuset is emptied.
         let text = if text.is_empty() { "\n" } else { text };
-        fs::OpenOptions::new().write(true).open(self.at(file))?.write_all(text.as_bytes())
+        fs::OpenOptions::new().write(true).truncate(true).open(self.at(file))?.write_all(text.as_bytes())
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {

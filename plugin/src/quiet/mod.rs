@@ -15,3 +15,5 @@ pub mod catalogue;
 pub mod worker;
 #[cfg(test)]
 pub(crate) mod tree;
+#[cfg(test)]
+mod churn_tests;

@@ -33,7 +33,6 @@ fn settings() -> BTreeMap<String, String> {
         "/proc/irq/default_smp_affinity",
         "/proc/sys/kernel/watchdog_cpumask",
         "/proc/sys/kernel/timer_migration",
-        "/proc/sys/kernel/sched_rt_runtime_us",
         "/proc/sys/vm/stat_interval",
         "/sys/devices/system/machinecheck/machinecheck0/check_interval",
         "/sys/devices/virtual/workqueue/cpumask",
@@ -114,7 +113,9 @@ fn a_grant_changes_the_node_as_far_as_it_must_and_its_end_gives_all_of_it_back()
     assert_eq!(read("/sys/devices/system/machinecheck/machinecheck0/check_interval"), "0");
     assert_eq!(read("/proc/sys/vm/stat_interval"), "120");
     for file in below("/proc/irq", "effective_affinity_list") {
-        assert_ne!(read(&file), core, "{file}");
+        // a queue of the core's own, which serves nobody else
+        let own = read(&file.replace("effective", "smp")) == core;
+        assert!(own || read(&file) != core, "{file}");
     }
     assert!(node.told(&pod).is_empty(), "{:?}", node.told(&pod));
     drop(pod);

@@ -22,8 +22,8 @@ pub(super) fn settings(kernel: &impl Kernel, all: &All<'_>) -> Vec<Setting> {
         // A timer that an idle CPU would run goes to a busy one; with 0 it stays where it was armed.
         sysctl("kernel.timer_migration", Want::Text("1".to_owned())),
         sysctl("vm.stat_interval", Want::AtLeast(STAT_INTERVAL)),
-        // A polling thread of class SCHED_FIFO is stopped for 50 ms of each second (sched(7), "Limiting the CPU usage").
-        sysctl("kernel.sched_rt_runtime_us", Want::Text("-1".to_owned())),
+        // Never kernel.sched_rt_runtime_us: even its read rebuilds the scheduling domains (6.12, sched_rt_handler), after
+        // which a deadline server cannot be switched off any more.
     ]);
     // One value for all CPUs, which each of them shows (arch/x86/kernel/cpu/mce/core.c). The write interrupts every
     // CPU, so it is never written while another core is granted already: the first grant does, and the last release.

@@ -34,7 +34,6 @@ fn machine() -> Tree {
         ("/proc/irq/24/nvme0q1/x", ""),
         ("/proc/sys/kernel/watchdog_cpumask", "0-3"),
         ("/proc/sys/kernel/timer_migration", "1"),
-        ("/proc/sys/kernel/sched_rt_runtime_us", "950000"),
         ("/proc/sys/vm/stat_interval", "1"),
         ("/sys/class/net/eth0/queues/rx-0/rps_cpus", "0"),
         ("/sys/class/net/eth0/queues/tx-0/xps_cpus", "f"),
@@ -86,7 +85,6 @@ fn a_granted_core_changes_this_and_its_release_gives_all_of_it_back() {
         /proc/irq/24/smp_affinity_list 0
         /proc/irq/9/smp_affinity_list 0,2-3
         /proc/irq/default_smp_affinity d
-        /proc/sys/kernel/sched_rt_runtime_us -1
         /proc/sys/kernel/watchdog_cpumask 0,2-3
         /proc/sys/vm/stat_interval 120
         /sys/class/net/eth0/queues/tx-0/xps_cpus d
