@@ -5,7 +5,10 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::{check::CheckArgs, cores::set::CpuSet, exec::args::ExecArgs, guard::detector::Allowed};
+use crate::{
+    check::CheckArgs, cores::set::CpuSet, exec::args::ExecArgs, guard::detector::Allowed,
+    node::args::NodeArgs,
+};
 
 /// Isolated CPU cores with a strict dataplane policy, and proof that it is kept.
 #[derive(Debug, Parser)]
@@ -33,6 +36,8 @@ pub enum Command {
     Exec(Box<ExecArgs>),
     /// What this kernel offers, what quietcore would use of it, and what to change.
     Check(CheckArgs),
+    /// What to boot this machine with for quiet cores, and the kubelet's configuration for them.
+    Node(NodeArgs),
     /// The process that becomes the command of `exec`.
     #[command(hide = true)]
     ExecChild {

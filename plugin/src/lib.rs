@@ -14,7 +14,7 @@
 //! ```
 //!
 //! `agent` wires the steps together and is the only place that knows them all; `exec` does so for one command
-//! without a cluster, and `check` says what a machine offers.
+//! without a cluster, `check` says what a machine offers, and `node` what to boot it with.
 
 pub mod args;
 pub mod policy;
@@ -30,3 +30,4 @@ pub mod metrics;
 pub mod agent;
 pub mod exec;
 pub mod check;
+pub mod node;

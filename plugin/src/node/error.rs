@@ -1,0 +1,73 @@
+//! What can go wrong, in words that tell what to do.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use crate::cores::{set::CpuSet, topology::TopologyError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    #[error(
+        "--isolate {isolate}: CPU 0 boots the machine and keeps its time, the kernel forces it out of nohz_full: \
+         leave out its core"
+    )]
+    BootCpu { isolate: CpuSet },
+    #[error(
+        "--isolate {isolate}: CPU {left_out} shares a core with CPU {cpu} and would disturb it: give whole cores"
+    )]
+    HalfACore { isolate: CpuSet, cpu: u32, left_out: CpuSet },
+    #[error("--system {system}: CPU {others} keep no house: choose among {housekeeping}")]
+    NotHousekeeping { system: CpuSet, others: CpuSet, housekeeping: CpuSet },
+    #[error("read {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error(
+        "write {path}: make its folder writable, or set the parameters with the tool of this system's image"
+    )]
+    Write { path: PathBuf, source: io::Error },
+    #[error(
+        "{path} sets {value}, which quietcore would set to {wanted}: remove it there, or plan with its CPUs"
+    )]
+    SetOtherwise { path: PathBuf, value: String, wanted: String },
+    #[error("{path} was changed since quietcore wrote it: look at it, delete it, and run this again")]
+    ChangedSince { path: PathBuf },
+    #[error(
+        "no boot loader that quietcore knows (GRUB with /etc/default/grub.d, grubby, systemd-boot with \
+         kernel-install): {hint}"
+    )]
+    UnknownLoader { hint: String },
+    #[error(
+        "kernel-install has no kernel to add: no /lib/modules/RELEASE has its image beside it or in /boot"
+    )]
+    NoKernel,
+    #[error("start {program}")]
+    Start { program: String, source: io::Error },
+    #[error("{command} failed ({status}); what was written is undone. It said:\n{output}")]
+    Tool { command: String, status: String, output: String },
+    #[error(
+        "{path} is damaged ({damage}): move it away, look for quietcore's parameters in the boot loader's \
+         configuration, and run `quietcore node apply` again"
+    )]
+    DamagedState { path: PathBuf, damage: String },
+    #[error("{path} is of version {found}, this quietcore knows {known}: use the newer quietcore")]
+    NewerState { path: PathBuf, found: u32, known: u32 },
+    #[error("the boot loader was {before} when {path} was written and is {now} today: restore it by hand")]
+    OtherLoader { path: PathBuf, before: &'static str, now: &'static str },
+    #[error("tell the outcome")]
+    Print(#[source] io::Error),
+}
+
+impl NodeError {
+    pub(super) fn read(path: &Path) -> impl FnOnce(io::Error) -> NodeError {
+        let path = path.to_owned();
+        |source| NodeError::Read { path, source }
+    }
+
+    pub(super) fn write(path: &Path) -> impl FnOnce(io::Error) -> NodeError {
+        let path = path.to_owned();
+        |source| NodeError::Write { path, source }
+    }
+}

@@ -1,0 +1,362 @@
+use std::{fs, path::Path};
+
+use expect_test::expect;
+
+use super::{
+    super::{
+        NodeError,
+        apply::{Did, Outcome},
+        boot_loader::BootLoader,
+        cmdline, print, reboot_required,
+        tools::{InRoot, Run as _},
+    },
+    Machine, told,
+};
+
+const DROP_IN: &str = "etc/default/grub.d/50-quietcore.cfg";
+const STATE: &str = "var/lib/quietcore/boot.json";
+const CMDLINE: &str = "etc/kernel/cmdline";
+
+impl Machine {
+    fn apply(&self, isolate: &str) -> Result<Outcome, NodeError> {
+        self.place().apply(self.plan(isolate), 3, false)
+    }
+
+    fn restore(&self) -> Result<Outcome, NodeError> {
+        self.place().restore(false)
+    }
+
+    fn missing(&self) -> Vec<String> {
+        let missing = reboot_required(&self.state_dir(), self.root()).unwrap();
+        missing.into_iter().map(|missing| missing.parameter).collect()
+    }
+}
+
+#[test]
+fn grub_gets_a_file_of_its_own_and_loses_it_again() {
+    let machine = Machine::with_grub();
+    assert_eq!(machine.place().apply(machine.plan("1-3"), 3, true).unwrap().did, Did::WouldApply);
+    assert_eq!((machine.text(DROP_IN), machine.text(STATE), machine.calls().len()), (None, None, 0));
+
+    let applied = machine.apply("1-3").unwrap();
+    expect![[r#"
+        boot settings  applied
+        boot loader   GRUB
+        file          /etc/default/grub.d/50-quietcore.cfg
+        parameter     nohz_full=1-3
+        parameter     isolcpus=managed_irq,1-3
+        parameter     irqaffinity=0
+        A reboot is required:
+        - nohz_full=1-3: not on the kernel's command line
+        - isolcpus=managed_irq,1-3: not on the kernel's command line
+    "#]]
+    .assert_eq(&print::outcome(&applied));
+    expect![[r##"
+        # Written by `quietcore node apply`; `quietcore node restore` removes it.
+        GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX nohz_full=1-3 isolcpus=managed_irq,1-3 irqaffinity=0"
+    "##]]
+    .assert_eq(&machine.text(DROP_IN).unwrap());
+    assert_eq!(machine.calls(), ["/usr/sbin/update-grub"]);
+
+    assert_eq!(machine.apply("1-3").unwrap().did, Did::WasApplied);
+    assert_eq!(machine.calls().len(), 0);
+
+    machine.apply("2-3").unwrap();
+    assert!(machine.text(DROP_IN).unwrap().contains("nohz_full=2-3 "));
+    assert_eq!(machine.calls().len(), 1);
+
+    assert_eq!(machine.place().restore(true).unwrap().did, Did::WouldRestore);
+    assert!(machine.text(DROP_IN).is_some());
+    let restored = machine.restore().unwrap();
+    expect![[r#"
+        boot settings  taken back
+        boot loader   GRUB
+        file          /etc/default/grub.d/50-quietcore.cfg
+        parameter     nohz_full=2-3
+        parameter     isolcpus=managed_irq,2-3
+        parameter     irqaffinity=0-1
+        The running kernel keeps them until the next boot.
+    "#]]
+    .assert_eq(&print::outcome(&restored));
+    assert_eq!((machine.text(DROP_IN), machine.text(STATE)), (None, None));
+    assert_eq!(machine.calls(), ["/usr/sbin/update-grub"]);
+    assert_eq!(machine.restore().unwrap().did, Did::NothingToRestore);
+    assert_eq!(machine.calls().len(), 0);
+}
+
+#[test]
+fn where_update_grub_is_missing_mkconfig_is_told_its_file() {
+    let machine = Machine::with_grub();
+    machine.remove("usr/sbin/update-grub");
+    machine.apply("1-3").unwrap();
+    assert_eq!(machine.calls(), ["/usr/sbin/grub-mkconfig -o /boot/grub/grub.cfg"]);
+    machine.restore().unwrap();
+    machine.calls();
+    fs::rename(machine.root().join("usr/sbin/grub-mkconfig"), machine.root().join("usr/sbin/grub2-mkconfig"))
+        .unwrap();
+    machine.apply("1-3").unwrap();
+    assert_eq!(machine.calls(), ["/usr/sbin/grub2-mkconfig -o /boot/grub2/grub.cfg"]);
+}
+
+#[test]
+fn what_an_administrator_set_otherwise_is_refused_by_file_and_value() {
+    let check = |path: &str, text: &str, value: &str| {
+        let machine = Machine::with_grub();
+        machine.put(path, text);
+        let error = told(machine.apply("1-3").unwrap_err());
+        assert!(
+            error.starts_with(&format!("/{path} sets {value}, which quietcore would set to ")),
+            "{error}"
+        );
+        assert_eq!((machine.text(STATE), machine.text(DROP_IN), machine.calls().len()), (None, None, 0));
+    };
+    check("etc/default/grub", "GRUB_CMDLINE_LINUX='quiet nohz_full=2'\n", "nohz_full=2");
+    check("etc/default/grub", "GRUB_CMDLINE_LINUX=\"a \\\n isolcpus=1-3\"\nX=1\n", "isolcpus=1-3");
+    check("etc/default/grub", " export GRUB_CMDLINE_LINUX_DEFAULT=isolcpus=nohz,1-3\n", "isolcpus=nohz,1-3");
+    check("etc/default/grub.d/99-a.cfg", "GRUB_CMDLINE_LINUX+=\" irqaffinity=0-1\"\n", "irqaffinity=0-1");
+}
+
+#[test]
+fn what_an_administrator_set_the_same_stays_theirs() {
+    let machine = Machine::with_grub();
+    let theirs = "# GRUB_CMDLINE_LINUX=nohz_full=9\nGRUB_CMDLINE_LINUX=\"nohz-full=1,2-3\"\n";
+    machine.put("etc/default/grub", theirs);
+    let applied = machine.apply("1-3").unwrap();
+    assert_eq!(applied.already_set, ["nohz_full=1-3"]);
+    assert!(!machine.text(DROP_IN).unwrap().contains("nohz_full"));
+    // It counts all the same for what the next boot must show.
+    assert_eq!(machine.missing(), ["nohz_full=1-3", "isolcpus=managed_irq,1-3"]);
+    machine.put(
+        "etc/default/grub",
+        "GRUB_CMDLINE_LINUX=\"nohz_full=1-3 isolcpus=managed_irq,1-3 irqaffinity=0\"",
+    );
+    assert_eq!(machine.apply("1-3").unwrap().parameters.len(), 0);
+    assert_eq!(machine.text(DROP_IN), None);
+    machine.restore().unwrap();
+    assert_eq!(machine.text(STATE), None);
+}
+
+#[test]
+fn a_drop_in_that_somebody_changed_is_not_touched() {
+    let machine = Machine::with_grub();
+    machine.apply("1-3").unwrap();
+    machine.put(DROP_IN, "# mine now\n");
+    for error in [machine.apply("2-3").unwrap_err(), machine.restore().unwrap_err()] {
+        assert!(told(error).contains("was changed since quietcore wrote it"));
+    }
+    assert_eq!(machine.text(DROP_IN).as_deref(), Some("# mine now\n"));
+    machine.remove(DROP_IN);
+    assert_eq!(machine.restore().unwrap().did, Did::Restored);
+
+    machine.put(DROP_IN, "# never was quietcore's\n");
+    assert!(machine.apply("2-3").is_err());
+}
+
+#[test]
+fn a_program_that_fails_leaves_everything_as_it_was() {
+    let machine = Machine::with_grub();
+    *machine.fails.borrow_mut() = Some("grub-probe: error: no such device");
+    let error = told(machine.apply("1-3").unwrap_err());
+    assert!(error.starts_with("/usr/sbin/update-grub failed (exit status: 1)"), "{error}");
+    assert!(error.ends_with("grub-probe: error: no such device"), "{error}");
+    assert_eq!((machine.text(DROP_IN), machine.text(STATE)), (None, None));
+
+    machine.apply("1-3").unwrap();
+    let before = (machine.text(DROP_IN), machine.text(STATE));
+    *machine.fails.borrow_mut() = Some("no");
+    machine.apply("2-3").unwrap_err();
+    assert_eq!((machine.text(DROP_IN), machine.text(STATE)), before);
+}
+
+#[test]
+fn an_apply_or_restore_that_was_cut_off_can_be_repeated() {
+    let machine = Machine::with_grub();
+    machine.apply("1-3").unwrap();
+    let cut_off = machine.text(STATE).unwrap().replace("\"finished\": true", "\"finished\": false");
+    machine.put(STATE, &cut_off);
+    machine.calls();
+    assert_eq!(machine.apply("1-3").unwrap().did, Did::Applied);
+    assert_eq!(machine.calls().len(), 1);
+    machine.remove(DROP_IN);
+    assert_eq!(machine.apply("1-3").unwrap().did, Did::Applied);
+    machine.put(STATE, &cut_off);
+    machine.remove(DROP_IN);
+    assert_eq!(machine.restore().unwrap().did, Did::Restored);
+    assert_eq!(machine.text(STATE), None);
+}
+
+#[test]
+fn grubby_is_told_what_to_add_and_what_to_remove() {
+    let machine = Machine::with_grubby();
+    machine.apply("1-3").unwrap();
+    let all = "/usr/sbin/grubby --update-kernel=ALL";
+    let of = |cpus: &str| format!("nohz_full={cpus} isolcpus=managed_irq,{cpus}");
+    assert_eq!(machine.calls(), [format!("{all} --args={} irqaffinity=0", of("1-3"))]);
+    // What it wrote is not the administrator's.
+    let entry = format!("title A\noptions root=/dev/sda ro {} irqaffinity=0\n", of("1-3"));
+    machine.put("boot/loader/entries/a-6.12.conf", &entry);
+    machine.apply("2-3").unwrap();
+    let expected =
+        format!("{all} --remove-args={} irqaffinity=0 --args={} irqaffinity=0-1", of("1-3"), of("2-3"));
+    assert_eq!(machine.calls(), [expected]);
+    machine.restore().unwrap();
+    assert_eq!(machine.calls(), [format!("{all} --remove-args={} irqaffinity=0-1", of("2-3"))]);
+
+    let other = "title A\noptions root=/dev/sda nohz_full=2\n";
+    machine.put("boot/loader/entries/a-6.12.conf", other);
+    let error = told(machine.apply("1-3").unwrap_err());
+    assert!(error.starts_with("/boot/loader/entries/a-6.12.conf sets nohz_full=2"), "{error}");
+}
+
+#[test]
+fn systemd_boots_line_is_extended_for_every_kernel_and_restored_to_the_letter() {
+    let machine = Machine::with_systemd_boot();
+    let before = "root=/dev/sda  ro\tdyndbg=\"file a.c +p\"\n";
+    machine.put(CMDLINE, before);
+    machine.apply("1-3").unwrap();
+    let ours = "nohz_full=1-3 isolcpus=managed_irq,1-3 irqaffinity=0";
+    let line = format!("root=/dev/sda ro dyndbg=\"file a.c +p\" {ours}\n");
+    assert_eq!(machine.text(CMDLINE), Some(line.clone()));
+    let add = [
+        "/usr/bin/kernel-install add 6.1.0 /lib/modules/6.1.0/vmlinuz",
+        "/usr/bin/kernel-install add 6.12.0-test /boot/vmlinuz-6.12.0-test",
+    ];
+    assert_eq!(machine.calls(), add);
+    machine.apply("2-3").unwrap();
+    machine.calls();
+    machine.restore().unwrap();
+    assert_eq!((machine.text(CMDLINE).as_deref(), machine.text(STATE)), (Some(before), None));
+    assert_eq!(machine.calls(), add);
+
+    // Edited meanwhile: only what is ours goes.
+    machine.apply("1-3").unwrap();
+    machine.put(CMDLINE, &line.replace("ro ", "rw "));
+    machine.restore().unwrap();
+    assert_eq!(machine.text(CMDLINE).as_deref(), Some("root=/dev/sda rw dyndbg=\"file a.c +p\"\n"));
+}
+
+#[test]
+fn without_a_line_of_its_own_systemd_boot_gets_the_running_kernels() {
+    let machine = Machine::with_systemd_boot();
+    // Restored, but not booted since: the running kernel still shows what an earlier apply set.
+    machine.boot("1-3", "BOOT_IMAGE=/vmlinuz initrd=\\i root=/dev/sda ro nohz_full=1-3 irqaffinity=0\n");
+    machine.apply("1-3").unwrap();
+    let line = "root=/dev/sda ro nohz_full=1-3 isolcpus=managed_irq,1-3 irqaffinity=0\n";
+    assert_eq!(machine.text(CMDLINE).as_deref(), Some(line));
+    machine.restore().unwrap();
+    assert_eq!(machine.text(CMDLINE), None);
+    machine.put("usr/lib/kernel/cmdline", "root=LABEL=a\n");
+    machine.apply("1-3").unwrap();
+    assert!(machine.text(CMDLINE).unwrap().starts_with("root=LABEL=a nohz_full=1-3 "));
+    for kernel in ["lib/modules/6.1.0/vmlinuz", "boot/vmlinuz-6.12.0-test"] {
+        machine.remove(kernel);
+    }
+    assert!(told(machine.restore().unwrap_err()).contains("kernel-install has no kernel to add"));
+}
+
+#[test]
+fn the_boot_loader_is_the_one_that_keeps_the_line() {
+    let check = |machine: &Machine, loader: Option<BootLoader>| {
+        assert_eq!(BootLoader::detect(machine.root(), "a=b").ok(), loader);
+    };
+    check(&Machine::with_grub(), Some(BootLoader::Grub));
+    check(&Machine::with_grubby(), Some(BootLoader::Grubby));
+    check(&Machine::with_systemd_boot(), Some(BootLoader::SystemdBoot));
+    check(&Machine::new(), None);
+    // Debian has kernel-install wherever systemd is; and both loaders can be installed: the firmware's says which ran.
+    let both = Machine::with_grub();
+    both.put("usr/bin/kernel-install", "");
+    both.put("boot/loader/loader.conf", "");
+    check(&both, Some(BootLoader::Grub));
+    let name: Vec<u8> = "systemd-boot 254".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let info = String::from_utf8([&[6, 0, 0, 0], name.as_slice()].concat()).unwrap();
+    both.put("sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f", &info);
+    check(&both, Some(BootLoader::SystemdBoot));
+}
+
+#[test]
+fn an_unknown_boot_loader_is_told_by_hand() {
+    let error = told(Machine::new().apply("1-3").unwrap_err());
+    let line = "\n  nohz_full=1-3 isolcpus=managed_irq,1-3 irqaffinity=0";
+    assert!(error.contains("by hand") && error.ends_with(line), "{error}");
+    // A mkconfig that reads no drop-ins would silently do nothing.
+    let machine = Machine::with_grub();
+    machine.put("usr/sbin/grub-mkconfig", ". ${sysconfdir}/default/grub");
+    let error = told(machine.apply("1-3").unwrap_err());
+    assert!(
+        error.contains("add to GRUB_CMDLINE_LINUX in /etc/default/grub") && error.ends_with(line),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_machine_that_changed_its_boot_loader_is_restored_by_hand() {
+    let machine = Machine::with_grub();
+    machine.apply("1-3").unwrap();
+    machine.put("usr/sbin/grubby", "");
+    let error = told(machine.restore().unwrap_err());
+    assert!(error.contains("was GRUB when") && error.contains("is grubby today"), "{error}");
+}
+
+#[test]
+fn a_reboot_is_required_until_the_kernel_shows_what_was_applied() {
+    let machine = Machine::with_grub();
+    assert_eq!(machine.missing(), [""; 0]);
+    machine.apply("1-3").unwrap();
+    assert_eq!(machine.missing(), ["nohz_full=1-3", "isolcpus=managed_irq,1-3"]);
+    // irqaffinity can be had at run time and asks for no reboot.
+    machine.boot("1-3", "nohz_full=1-3 isolcpus=managed_irq,1-3");
+    assert_eq!(machine.missing(), [""; 0]);
+    machine.apply("1").unwrap();
+    assert_eq!(machine.missing(), [""; 0], "the kernel has more than was asked for");
+    machine.boot("(null)", "quiet");
+    machine.restore().unwrap();
+    assert_eq!(machine.missing(), [""; 0]);
+}
+
+#[test]
+fn a_state_that_cannot_be_understood_stays_and_says_what_to_do() {
+    let check = |text: &str, part: &str| {
+        let machine = Machine::with_grub();
+        machine.put(STATE, text);
+        let required = reboot_required(&machine.state_dir(), machine.root()).unwrap_err();
+        for error in [machine.apply("1-3").unwrap_err(), machine.restore().unwrap_err(), required] {
+            let error = told(error);
+            assert!(error.contains(STATE) && error.contains(part), "{error}");
+        }
+        assert_eq!((machine.text(STATE).as_deref(), machine.text(DROP_IN)), (Some(text), None));
+    };
+    check("{", "is damaged (EOF while parsing");
+    check("{\"version\": 2, \"new\": true}", "use the newer quietcore");
+    let machine = Machine::with_grub();
+    machine.apply("1-3").unwrap();
+    let strange = machine.text(STATE).unwrap().replace("nohz_full=1-3", "init=/bin/sh");
+    check(&strange, "\"init=/bin/sh\" is not a kernel parameter that quietcore sets");
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named_and_nothing_changes() {
+    let check = |path: &str| {
+        let machine = Machine::with_grub();
+        // A folder where the unfinished file would be: root may write to any that is not read-only.
+        fs::create_dir_all(machine.root().join(path).with_extension("unfinished")).unwrap();
+        let error = told(machine.apply("1-3").unwrap_err());
+        assert!(error.starts_with("write ") && error.contains(path), "{error}");
+        assert!(error.contains("make its folder writable"), "{error}");
+        assert_eq!((machine.text(STATE), machine.text(DROP_IN)), (None, None));
+    };
+    check(STATE);
+    check(DROP_IN);
+}
+
+#[test]
+fn a_program_says_why_it_failed() {
+    let tools = InRoot { root: Path::new("/") };
+    tools.run("/bin/sh", &["-c", "exit 0"]).unwrap();
+    let error = told(tools.run("/bin/sh", &["-c", "echo out; echo err >&2; exit 3"]).unwrap_err());
+    assert!(error.contains("(exit status: 3)") && error.ends_with("out\nerr"), "{error}");
+    assert!(
+        told(tools.run("/nowhere/update-grub", &[]).unwrap_err()).starts_with("start /nowhere/update-grub: ")
+    );
+    assert_eq!(cmdline::split("").len(), 0);
+}
