@@ -3,6 +3,7 @@
 //! nothing.
 
 mod findings;
+pub mod measure;
 mod print;
 mod probe;
 
@@ -10,9 +11,16 @@ use std::{
     io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
-use crate::{args::Format, cores::set::CpuSet};
+use measure::candidates::{self, InUse};
+
+use crate::{
+    args::{Format, parse_timeout},
+    cores::set::CpuSet,
+    guard::pins,
+};
 
 const ABOUT: &str = "\
 EXAMPLES
@@ -40,6 +48,12 @@ pub struct CheckArgs {
     /// but the first]
     #[arg(long, value_name = "LIST")]
     pub cpu: Option<CpuSet>,
+    /// Measure for this long, too, what enters each of them while a program there does nothing: 10s, 1m
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_timeout)]
+    pub time: Option<Duration>,
+    /// Measure also while strict containers run on other cores: to attach the guard's programs enters every core
+    #[arg(long, requires = "time")]
+    pub beside_strict_pods: bool,
     /// Where an agent pins the guard
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/quietcore")]
     pub pin_dir: PathBuf,
@@ -49,6 +63,13 @@ pub struct CheckArgs {
 }
 
 pub fn run(args: &CheckArgs) -> ExitCode {
+    let measured = args.time.map(|time| {
+        let cores = args.cpu.clone().unwrap();
+        let in_use = InUse::read(Path::new("/proc"), &cores, pins::granted(&args.pin_dir).unwrap());
+        let (chosen, left_out) = candidates::choose(&cores, &in_use, args.beside_strict_pods);
+        (left_out, measure::measure(&chosen.unwrap(), None, time).unwrap())
+    });
+    eprintln!("{}", serde_json::to_string_pretty(&measured).unwrap());
     let facts = match probe::read(Path::new("/"), &args.pin_dir, args.cpu.as_ref()) {
         Ok(facts) => facts,
         Err(error) => {
