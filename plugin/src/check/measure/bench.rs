@@ -50,7 +50,10 @@ fn policy() -> Effective {
 impl Bench {
     pub(super) fn set_up(guard: &Guard, cpu: CpuId, slot: Slot) -> Result<Bench, MeasureError> {
         let spinner = Spinner::start(cpu)?;
-        guard.slots.open(slot, crate::guard::abi::qc_grant { restless: [0; 4], ..rules(&policy(), &CpuSet::from(cpu)) });
+        guard.slots.open(
+            slot,
+            crate::guard::abi::qc_grant { restless: [0; 4], ..rules(&policy(), &CpuSet::from(cpu)) },
+        );
         guard.watch(spinner.pid().as_raw(), slot)?;
         spinner.go()?;
         Ok(Bench { cpu, slot, spinner, armed: false })

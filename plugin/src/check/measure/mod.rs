@@ -12,11 +12,7 @@ pub mod candidates;
 pub mod causes;
 pub mod spinner;
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use serde::Serialize;
 
@@ -80,7 +76,11 @@ pub struct CauseRate {
     pub trace: Option<Trace>,
 }
 
-pub fn measure(cores: &CpuSet, nohz_full: Option<&CpuSet>, time: Duration) -> Result<Vec<Measured>, MeasureError> {
+pub fn measure(
+    cores: &CpuSet,
+    nohz_full: Option<&CpuSet>,
+    time: Duration,
+) -> Result<Vec<Measured>, MeasureError> {
     privileges::check()?;
     housekeeping::stay_off(cores)?;
     housekeeping::without_huge_pages()?;
@@ -147,4 +147,22 @@ fn rates(cpu: CpuId, time: Duration, lost: &[u64; 4], tally: Tally) -> Measured 
     });
     let causes = told.chain(untold).collect();
     Measured { cpu: cpu.number(), seconds: time.as_secs_f64(), entries_per_minute, causes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_that_were_lost_are_counted_as_entries_that_nobody_told() {
+        let counts =
+            |interrupts, lost| qc_counts { entries: [0, 0, interrupts, 0], lost, ..qc_counts::default() };
+        let lost_of = |after| lost(&counts(10, 0), &after, &Tally::default());
+        assert_eq!(lost_of(counts(60, 50)), [0, 0, 50, 0]);
+        // Its record came before the time, or after.
+        assert_eq!(lost_of(counts(11, 0)), [0; 4]);
+        let core = rates(CpuId::new(1).unwrap(), Duration::from_secs(10), &[0, 0, 50, 0], Tally::default());
+        assert_eq!((core.entries_per_minute["interrupt"], core.entries_per_minute["syscall"]), (300.0, 0.0));
+        assert_eq!((core.causes[0].per_minute, core.causes.len()), (300.0, 1));
+    }
 }

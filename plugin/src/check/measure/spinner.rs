@@ -175,7 +175,10 @@ fn run(arguments: &[OsString]) -> Result<Never, NotSpinning> {
             stay_in_memory();
             let mut out = io::stdout();
             out.write_all(READY).and_then(|()| out.flush()).map_err(NotSpinning::Tell)?;
-            #[expect(clippy::empty_loop, reason = "that is what it is for: PAUSE would leave a virtual machine")]
+            #[expect(
+                clippy::empty_loop,
+                reason = "that is what it is for: PAUSE would leave a virtual machine"
+            )]
             loop {}
         }
         _ => Err(NotSpinning::Usage),
