@@ -39,8 +39,8 @@ pub(super) enum Lsm {
     /// The kernel takes such programs, and runs none.
     Silent,
     Refused(String),
-    /// Attaching enters every core.
-    StrictPodsRun,
+    /// Attaching enters every core. Who answers for those pods, where that can be read.
+    StrictPodsRun(Option<Provider>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -104,8 +104,8 @@ const BPFFS: Item = Item {
 const LSM_REMEDY: &str =
     "as root, on a kernel with CONFIG_BPF_LSM=y, CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y and lsm=...,bpf";
 /// What the strict pods' agent found when it started is in its node's object.
-const LSM_BESIDE_PODS: &str = "kubectl get dataplanenode NODE -o jsonpath={.status.provider} tells what the agent uses; to try it \
-     anew, drain this node's strict pods and run this again";
+const LSM_BESIDE_PODS: &str = "kubectl get dataplanenode NODE -o jsonpath={.status.provider} tells what their agent chose; \
+     to try it anew, run this when no strict pod is on this node";
 
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![
@@ -167,7 +167,10 @@ fn lsm(facts: &Facts) -> Finding {
             "boot with lsm=...,bpf (add bpf to the list in /sys/kernel/security/lsm)",
         ),
         Lsm::Refused(why) => (State::Missing, why.as_str(), LSM_REMEDY),
-        Lsm::StrictPodsRun => (
+        Lsm::StrictPodsRun(Some(Provider::Lsm)) => {
+            (State::Good, "strict pods here have their answer by it", "")
+        }
+        Lsm::StrictPodsRun(_) => (
             State::Unknown,
             "not tried: strict pods run here, and to attach a program enters their cores",
             LSM_BESIDE_PODS,
@@ -262,10 +265,10 @@ fn provider(facts: &Facts, reasons: &mut Vec<String>) -> Provider {
         return Provider::Native;
     }
     let why = match &facts.lsm {
-        Lsm::Answers => return Provider::Lsm,
+        Lsm::Answers | Lsm::StrictPodsRun(Some(Provider::Lsm)) => return Provider::Lsm,
         Lsm::Silent => "this kernel does not run BPF LSM programs",
         Lsm::Refused(_) => "this kernel takes no BPF LSM program",
-        Lsm::StrictPodsRun => "it was not tried, because strict pods run here",
+        Lsm::StrictPodsRun(_) => "it was not tried, because strict pods run here",
     };
     reasons.push(format!("not Lsm: {why}; Seccomp needs no_new_privs and cannot tell a thread's own errno"));
     Provider::Seccomp

@@ -129,8 +129,11 @@ fn tracepoints_of_system_calls_are_missed_only_where_edge_cannot_watch() {
 
 #[test]
 fn an_lsm_that_was_not_tried_is_not_promised() {
-    let untried = verdict(&Facts { lsm: Lsm::StrictPodsRun, ..best() });
-    assert_eq!((untried.grade, untried.provider), (Grade::NotAsGood, Some("Seccomp")));
+    let beside = |provider| verdict(&Facts { lsm: Lsm::StrictPodsRun(provider), ..best() });
+    for untried in [beside(None), beside(Some(Provider::Seccomp))] {
+        assert_eq!((untried.grade, untried.provider), (Grade::NotAsGood, Some("Seccomp")));
+    }
+    assert_eq!(beside(Some(Provider::Lsm)).grade, Grade::AsAsked);
     let silent = verdict(&Facts { lsm: Lsm::Silent, ..best() });
     assert!(silent.reasons[0].contains("does not run BPF LSM programs"), "{silent:?}");
 }

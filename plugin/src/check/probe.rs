@@ -64,18 +64,18 @@ pub(super) fn read(root: &Path, pins: &Path, topology: &Topology, cores: &CpuSet
     }
 }
 
-fn lsm(cores: &CpuSet, nohz_full: Option<&CpuSet>, pins: &Path) -> Lsm {
+fn lsm(cores: &CpuSet, nohz_full: Option<&CpuSet>, pins_dir: &Path) -> Lsm {
     let tried = || {
         let kernel = Kernel::probe().map_err(GuardError::from)?;
         lsm_answers(Detector::choose(&kernel, cores, nohz_full), cores)
     };
-    match pins::granted(pins) {
+    match pins::granted(pins_dir) {
         Ok(None) => match tried() {
             Ok(true) => Lsm::Answers,
             Ok(false) => Lsm::Silent,
             Err(error) => Lsm::Refused(with_causes(&error)),
         },
-        Ok(Some(_)) => Lsm::StrictPodsRun,
+        Ok(Some(_)) => Lsm::StrictPodsRun(pins::provider(pins_dir)),
         Err(error) => Lsm::Refused(error.to_string()),
     }
 }

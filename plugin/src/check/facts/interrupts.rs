@@ -120,8 +120,9 @@ fn looks_managed(handler: &str) -> bool {
 
 /// isolcpus=[flag,...,]LIST; without a flag it means "domain" (kernel-parameters.txt).
 fn managed_off(command_line: &str) -> Option<CpuSet> {
-    let arguments = command_line.split_ascii_whitespace().filter_map(|word| word.strip_prefix("isolcpus="));
-    arguments.last().and_then(|argument| {
+    let mut arguments =
+        command_line.split_ascii_whitespace().filter_map(|word| word.strip_prefix("isolcpus="));
+    arguments.next_back().and_then(|argument| {
         let (flags, list): (Vec<&str>, Vec<&str>) =
             argument.split(',').partition(|word| word.starts_with(|first: char| first.is_ascii_alphabetic()));
         flags.contains(&"managed_irq").then(|| list.join(",").parse().ok())?

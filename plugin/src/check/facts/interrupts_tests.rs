@@ -72,9 +72,17 @@ fn check_balance(environment: &str, isolated: &str, expect: Expect) {
 
 #[test]
 fn irqbalance_is_judged_by_what_it_was_told() {
-    check_balance("A=b\0IRQBALANCE_BANNED_CPULIST=1-3\0", "", expect!["running, told to leave CPU 1-3 alone"]);
+    check_balance(
+        "A=b\0IRQBALANCE_BANNED_CPULIST=1-3\0",
+        "",
+        expect!["running, told to leave CPU 1-3 alone"],
+    );
     check_balance("IRQBALANCE_BANNED_CPUS=0000000e\0", "", expect!["running, told to leave CPU 1-3 alone"]);
-    check_balance("IRQBALANCE_BANNED_CPULIST=2\0", "1-3", expect!["running, not told to leave CPU 1,3 alone"]);
+    check_balance(
+        "IRQBALANCE_BANNED_CPULIST=2\0",
+        "1-3",
+        expect!["running, not told to leave CPU 1,3 alone"],
+    );
     check_balance("A=b\0", "1-3", expect!["running; by itself it leaves CPUs alone that the boot isolated"]);
     check_balance("A=b\0", "2", expect!["running, not told to leave CPU 1,3 alone"]);
 }

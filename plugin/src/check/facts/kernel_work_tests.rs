@@ -61,7 +61,9 @@ fn a_node_that_was_made_quiet_has_nothing_to_wish_for() {
         (STAT_INTERVAL_FILE, "1\n"),
         ("sys/devices/system/cpu/isolated", "1-3\n"),
     ];
-    check(&threads.chain(settings).collect::<Vec<_>>(), expect![[r#"
+    check(
+        &threads.chain(settings).collect::<Vec<_>>(),
+        expect![[r#"
         RCU callbacks: good: offloaded -> boot with rcu_nocbs=1-3 (nohz_full=1-3 does it too)
         workqueues: good: unbound work stays off -> 
         timer migration: good: 1 -> sysctl kernel.timer_migration=1
@@ -70,7 +72,8 @@ fn a_node_that_was_made_quiet_has_nothing_to_wish_for() {
         poll for machine checks: good: off -> echo 0 > /sys/devices/system/machinecheck/machinecheck0/check_interval (errors still raise #MC), or boot with mce=ignore_ce
         clock source: good: tsc -> boot with clocksource=tsc tsc=reliable, where the CPU's TSC is constant and synchronous
         vm.stat_interval: good: 1 s, and the cores are isolated -> sysctl vm.stat_interval=120
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

@@ -140,20 +140,29 @@ mod tests {
 
     #[test]
     fn reserved_cores_are_nobody_elses() {
-        check(&[(CPU_MANAGER_STATE, r#"{"policyName":"static","defaultCpuSet":"0"}"#)], expect![[r#"
+        check(
+            &[(CPU_MANAGER_STATE, r#"{"policyName":"static","defaultCpuSet":"0"}"#)],
+            expect![[r#"
             cgroup version: not here: v1 -> boot with systemd.unified_cgroup_hierarchy=1 cgroup_no_v1=all
             kubelet's CPU manager: good: static -> kubelet: reservedSystemCPUs: "1-3" with policy option strict-cpu-reservation, or policies with cores.from: Runtime
             other CPU allocators: good: none known -> remove it from this node, or leave the cores to it (policies with cores.from: Runtime)
-        "#]]);
-        check(&[(CPU_MANAGER_STATE, "not json"), (CONTROLLERS, "cpu\n")], expect![[r#"
+        "#]],
+        );
+        check(
+            &[(CPU_MANAGER_STATE, "not json"), (CONTROLLERS, "cpu\n")],
+            expect![[r#"
             cgroup version: not here: v2, and the cpuset controller is not in it -> boot with systemd.unified_cgroup_hierarchy=1 cgroup_no_v1=all
             kubelet's CPU manager: unknown: its state is not one that this version knows -> kubelet: reservedSystemCPUs: "1-3" with policy option strict-cpu-reservation, or policies with cores.from: Runtime
             other CPU allocators: good: none known -> remove it from this node, or leave the cores to it (policies with cores.from: Runtime)
-        "#]]);
-        check(&[], expect![[r#"
+        "#]],
+        );
+        check(
+            &[],
+            expect![[r#"
             cgroup version: not here: v1 -> boot with systemd.unified_cgroup_hierarchy=1 cgroup_no_v1=all
             kubelet's CPU manager: not here: no kubelet here -> nothing needs to change
             other CPU allocators: good: none known -> remove it from this node, or leave the cores to it (policies with cores.from: Runtime)
-        "#]]);
+        "#]],
+        );
     }
 }

@@ -156,10 +156,13 @@ mod tests {
 
     #[test]
     fn a_virtual_machine_has_no_clock_of_its_own() {
-        check(&[], expect![[r#"
+        check(
+            &[],
+            expect![[r#"
             frequency governor: not here: this machine's clock is not the kernel's (a virtual machine, or the firmware) -> nothing needs to change
             frequency limits: not here: this machine's clock is not the kernel's -> nothing needs to change
             sleep states: not here: no sleep state with a latency -> nothing needs to change
-        "#]]);
+        "#]],
+        );
     }
 }

@@ -96,12 +96,18 @@ mod tests {
             let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (&**path, *text)).collect();
             check(&files, expect);
         };
-        of(&on("2"), expect![[r#"
+        of(
+            &on("2"),
+            expect![[r#"
             CFS quota: missing: limited: /kubepods.slice/kubepods-pod1.slice/c1 -> remove the containers' CPU limit, or let the kubelet do so for exclusive CPUs (feature gate DisableCPUQuotaWithExclusiveCPUs, Kubernetes 1.33)
-        "#]]);
-        of(&on("0-2"), expect![[r#"
+        "#]],
+        );
+        of(
+            &on("0-2"),
+            expect![[r#"
             CFS quota: good: no cgroup of pods on these cores alone has a limit -> remove the containers' CPU limit, or let the kubelet do so for exclusive CPUs (feature gate DisableCPUQuotaWithExclusiveCPUs, Kubernetes 1.33)
-        "#]]);
+        "#]],
+        );
         check(
             &[
                 ("sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1"),
@@ -112,8 +118,11 @@ mod tests {
                 CFS quota: missing: limited: /kubepods/pod1/c1 -> remove the containers' CPU limit, or let the kubelet do so for exclusive CPUs (feature gate DisableCPUQuotaWithExclusiveCPUs, Kubernetes 1.33)
             "#]],
         );
-        check(&[], expect![[r#"
+        check(
+            &[],
+            expect![[r#"
             CFS quota: not here: no pods' cgroups -> nothing needs to change
-        "#]]);
+        "#]],
+        );
     }
 }

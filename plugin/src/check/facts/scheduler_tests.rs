@@ -61,18 +61,24 @@ fn a_partition_isolates_as_the_boot_does() {
 
 #[test]
 fn a_closed_debugfs_is_not_a_kernel_without_the_server() {
-    check(&[], expect![[r#"
+    check(
+        &[],
+        expect![[r#"
         nohz_full: missing: none -> boot with nohz_full=1-3
         isolated CPUs: missing: none -> boot with isolcpus=managed_irq,domain,1-3, or make a cpuset partition of type isolated
         SMT siblings: good: no core is shared with a CPU outside -> 
         deadline server (fair_server): unknown: no debugfs is mounted, or this kernel keeps it closed -> mount -t debugfs debugfs /sys/kernel/debug; then for n in CPUs 1-3: echo 0 > /sys/kernel/debug/sched/fair_server/cpuN/runtime
         real-time throttling: not here: this kernel has no such limit -> nothing needs to change
-    "#]]);
-    check(&[("sys/kernel/debug/sched/debug", "")], expect![[r#"
+    "#]],
+    );
+    check(
+        &[("sys/kernel/debug/sched/debug", "")],
+        expect![[r#"
         nohz_full: missing: none -> boot with nohz_full=1-3
         isolated CPUs: missing: none -> boot with isolcpus=managed_irq,domain,1-3, or make a cpuset partition of type isolated
         SMT siblings: good: no core is shared with a CPU outside -> 
         deadline server (fair_server): not here: this kernel has none -> nothing needs to change
         real-time throttling: not here: this kernel has no such limit -> nothing needs to change
-    "#]]);
+    "#]],
+    );
 }

@@ -117,23 +117,35 @@ mod tests {
 
     #[test]
     fn a_core_on_which_a_program_runs_is_left_out_by_its_name() {
-        check("", false, expect![[r#"
+        check(
+            "",
+            false,
+            expect![[r#"
             1,3-4
             2: stress (pid 77) runs there
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn beside_strict_pods_nothing_is_measured_unless_that_is_asked_for() {
-        check("3", false, expect![[r#"
+        check(
+            "3",
+            false,
+            expect![[r#"
             none
             1-4: strict containers run on CPU 3, and to attach the guard's programs enters every core once more: wait for their end, or accept it by --beside-strict-pods
-        "#]]);
-        check("3", true, expect![[r#"
+        "#]],
+        );
+        check(
+            "3",
+            true,
+            expect![[r#"
             1,4
             2: stress (pid 77) runs there
             3: the agent on this machine has granted it to a strict container
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]

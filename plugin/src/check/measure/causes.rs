@@ -120,8 +120,7 @@ impl Tally {
 
     /// The most frequent first.
     pub fn causes(self) -> Vec<Counted> {
-        let sorted: BTreeMap<_, _> =
-            self.by_words.into_iter().map(|(key, (trace, count))| (key, (trace, count))).collect();
+        let sorted: BTreeMap<_, _> = self.by_words.into_iter().collect();
         let counted = sorted.into_iter().filter_map(|((class, words), (trace, count))| {
             Some(Counted { class: *Class::ALL.get(class)?, words, trace, count })
         });

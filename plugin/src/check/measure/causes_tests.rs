@@ -101,10 +101,13 @@ fn who_took_the_core_belongs_to_the_entry_before() {
         ..record(QC_KIND_CAME_ON, 121)
     };
     let records = [record(QC_KIND_TICK, 110), record(QC_KIND_TICK, 120), came_on];
-    check(&records, expect![[r#"
+    check(
+        &records,
+        expect![[r#"
         1 interrupt: local timer tick
         1 interrupt: local timer tick; then kernel thread kworker (vmstat_update) ran
-    "#]]);
+    "#]],
+    );
     assert_eq!(tally(&records).of_class(Class::Interrupt), 2);
     // Of an entry that came too early to be counted.
     check(&[record(QC_KIND_TICK, 99), came_on], expect![[""]]);

@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// What the guard's attaching and the spinners' start leave to be cleaned up by the kernel.
-const CALMS_DOWN: Duration = Duration::from_secs(1);
+const CALMS_DOWN: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
 pub enum MeasureError {
