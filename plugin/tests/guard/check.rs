@@ -16,6 +16,25 @@ fn finding<'a>(report: &'a Value, item: &str) -> &'a Value {
     report["findings"].as_array().unwrap().iter().find(|finding| finding["item"] == item).unwrap()
 }
 
+/// Turned on; off again when dropped, as the lab's init left it.
+struct Server;
+
+const RUNTIME: &str = "/sys/kernel/debug/sched/fair_server/cpu2/runtime";
+
+impl Server {
+    fn of_cpu_2() -> Server {
+        fs::write(RUNTIME, "50000000").unwrap();
+        Server
+    }
+}
+
+impl Drop for Server {
+    /// Refused where somebody made the kernel rebuild its scheduling domains meanwhile.
+    fn drop(&mut self) {
+        fs::write(RUNTIME, "0").unwrap();
+    }
+}
+
 #[test]
 fn check_finds_every_isolated_core_quiet() {
     let report = check(&[]);
@@ -35,10 +54,9 @@ fn check_finds_every_isolated_core_quiet() {
 
 #[test]
 fn check_names_the_deadline_server_of_the_core_that_has_one_and_its_rate() {
-    let server = "/sys/kernel/debug/sched/fair_server/cpu2/runtime";
-    fs::write(server, "50000000").unwrap();
+    let server = Server::of_cpu_2();
     let report = check(&["--cpu", "1-2"]);
-    fs::write(server, "0").unwrap();
+    drop(server);
     let cores = &report["measured"];
     assert_eq!(cores[0]["causes"], Value::Array(vec![]), "{cores}");
     // Two a second: its kick, and the tick after it.

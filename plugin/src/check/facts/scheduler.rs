@@ -16,6 +16,8 @@ pub const PARTITIONED_FILE: &str = "sys/fs/cgroup/cpuset.cpus.isolated";
 pub const DEBUGFS: &str = "sys/kernel/debug";
 /// cpuN/runtime below it, in ns.
 pub const FAIR_SERVERS: &str = "sys/kernel/debug/sched/fair_server";
+/// Since Linux 6.12.y a mere read of it rebuilds the scheduling domains (kernel/sched/rt.c, sched_rt_handler), which
+/// forgets the bandwidth of the deadline servers, so that later none of them can be turned off (EBUSY).
 pub const RT_RUNTIME: &str = "proc/sys/kernel/sched_rt_runtime_us";
 
 pub const NOHZ_FULL: Item = Item {
@@ -54,7 +56,8 @@ pub struct Facts {
     pub debugfs: bool,
     pub has_fair_server: bool,
     pub fair_server: Vec<(CpuId, Said)>,
-    pub rt_runtime: Said,
+    /// `None`: not read, because this kernel may have the deadline server.
+    pub rt_runtime: Option<Said>,
 }
 
 pub fn read(tree: &Tree, cores: &CpuSet) -> Facts {
@@ -64,14 +67,16 @@ pub fn read(tree: &Tree, cores: &CpuSet) -> Facts {
     });
     let servers =
         cores.iter().map(|cpu| (cpu, tree.said(&format!("{FAIR_SERVERS}/cpu{}/runtime", cpu.number()))));
+    let debugfs = tree.exists(&format!("{DEBUGFS}/sched"));
+    let has_fair_server = tree.exists(FAIR_SERVERS);
     Facts {
         nohz_full: tree.set(NOHZ_FULL_FILE),
         isolated: isolated(tree),
         siblings: siblings.collect(),
-        debugfs: tree.exists(&format!("{DEBUGFS}/sched")),
-        has_fair_server: tree.exists(FAIR_SERVERS),
+        debugfs,
+        has_fair_server,
         fair_server: servers.collect(),
-        rt_runtime: tree.said(RT_RUNTIME),
+        rt_runtime: (debugfs && !has_fair_server).then(|| tree.said(RT_RUNTIME)),
     }
 }
 
@@ -152,13 +157,18 @@ fn fair_server(facts: &Facts, cores: &CpuSet) -> Finding {
 }
 
 fn rt_throttling(facts: &Facts) -> Finding {
+    let remedy = "only for programs of SCHED_FIFO or SCHED_RR: sysctl kernel.sched_rt_runtime_us=-1";
     match &facts.rt_runtime {
-        Said::Text(runtime) => RT_THROTTLING.good_or_missing(
-            runtime == "-1",
-            format!("sched_rt_runtime_us={runtime}"),
-            "only for programs of SCHED_FIFO or SCHED_RR: sysctl kernel.sched_rt_runtime_us=-1",
+        Some(Said::Text(runtime)) => {
+            RT_THROTTLING.good_or_missing(runtime == "-1", format!("sched_rt_runtime_us={runtime}"), remedy)
+        }
+        Some(Said::Absent | Said::Refused(_)) => RT_THROTTLING.not_here("this kernel has no such limit"),
+        None if facts.has_fair_server => RT_THROTTLING.not_here("the deadline server took its place"),
+        None => RT_THROTTLING.is(
+            State::Unknown,
+            "not read without debugfs: on Linux 6.12 to read it rebuilds the scheduling domains",
+            remedy,
         ),
-        Said::Absent | Said::Refused(_) => RT_THROTTLING.not_here("this kernel has no such limit"),
     }
 }
 

@@ -136,7 +136,9 @@ impl Progress {
     }
 
     fn say(&mut self, now: Duration) {
-        let Some(next) = self.next.filter(|next| *next <= now) else { return };
+        if self.next.is_none_or(|next| now < next) {
+            return;
+        }
         let left = self.end.saturating_sub(now);
         let line = match left.is_zero() {
             true => "\r\x1b[K".to_owned(),
@@ -144,6 +146,6 @@ impl Progress {
         };
         // Nobody is left to tell when stderr is closed.
         let _ = io::stderr().write_all(line.as_bytes());
-        self.next = (!left.is_zero()).then_some((next + SAYS_EVERY).min(self.end));
+        self.next = (!left.is_zero()).then_some((now + SAYS_EVERY).min(self.end));
     }
 }
