@@ -71,7 +71,22 @@ pub struct DataplaneNodeStatus {
     #[serde(default)]
     #[schemars(length(max = 1024), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["cpu"]))]
     pub cores: Vec<Core>,
-    /// Ready: pods can get cores. Released: the node was given back.
+    /// What was changed on the node so that the cores are left alone, and what it could not be; without what is kept
+    /// for each core alike, such as interrupts.
+    #[serde(default)]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["setting"]))]
+    pub settings: Vec<Setting>,
+    /// Interrupts that cannot be moved off the cores, by number and handler: 24 (nvme0q1).
+    #[serde(default)]
+    #[schemars(length(max = 256))]
+    pub fixed_interrupts: Vec<String>,
+    /// What this kernel did not give back when cores were released, and what does: usually a reboot.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub not_restored: Vec<String>,
+    /// Ready: pods can get cores. Quiet: granted cores have everything this kernel can give. RebootRequired: boot
+    /// settings were written that are not in force. Conflicted: somebody else sets cpusets here. Released: the node
+    /// was given back.
     #[serde(default)]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -96,6 +111,51 @@ pub struct Core {
     /// The container that has it, as namespace/pod/container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<String>,
+    /// Can the kernel stop the tick here (boot parameter nohz_full)?
+    #[serde(default)]
+    pub nohz_full: bool,
+    /// Why no pod gets it, if none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retired: Option<String>,
+    /// How the scheduler is kept away from it: Boot (isolcpus), Partition (an isolated cpuset), None.
+    #[serde(default)]
+    pub isolation: Isolation,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Isolation {
+    #[default]
+    None,
+    Boot,
+    Partition,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Setting {
+    /// Its name: vm.stat_interval.
+    pub setting: String,
+    #[serde(default)]
+    pub state: SettingState,
+    /// What it was before, and what it is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<String>,
+    /// What the kernel said, where it did not take it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SettingState {
+    /// As granted cores need it.
+    #[default]
+    Kept,
+    /// The kernel, or another component, does not let it be so.
+    Refused,
+    /// This kernel has no such setting.
+    Absent,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,4 +163,6 @@ pub enum CoreState {
     #[default]
     Free,
     Granted,
+    /// No pod gets it; `retired` says why.
+    Retired,
 }

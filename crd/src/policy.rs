@@ -121,16 +121,37 @@ pub enum ArmAfter {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Cores {
-    /// Which CPUs of a granted physical core enter the cpuset: Whole, all of its hyperthreads.
+    /// Who chooses them. Devices: the pod requests quietcore.io/core. Runtime: somebody else gives the container its
+    /// CPUs (the kubelet's static CPU manager, a DRA driver), and quietcore makes those quiet and guards them.
+    #[serde(default)]
+    pub from: CoresFrom,
+    /// Which CPUs of a granted physical core enter the cpuset: Whole, all of its hyperthreads; OneThread, one, and
+    /// nobody gets the others.
     #[serde(default)]
     pub smt: Smt,
-    /// Must the kernel be able to stop the tick on the cores (boot parameter nohz_full)?
+    /// Must the kernel be able to stop the tick on the cores (boot parameter nohz_full)? Required: pods are not
+    /// created on cores where it cannot. Preferred: they are, and the container's condition says so. Ignored.
     #[serde(default)]
     pub nohz: Nohz,
     /// Number of housekeeping CPUs to add to the container's cpuset, for its threads that need not be strict.
     #[serde(default)]
     #[schemars(range(min = 0, max = 64))]
     pub shared_cpus: i64,
+    /// The longest that waking from an idle state may take (PM QoS resume latency), in microseconds; 0 allows no idle
+    /// state but polling. Absent: as the node has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub wakeup_latency_microseconds: Option<i64>,
+    /// The cpufreq governor of the cores while they are granted. Absent: as the node has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub governor: Option<Governor>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CoresFrom {
+    #[default]
+    Devices,
+    Runtime,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -145,6 +166,14 @@ pub enum Nohz {
     Required,
     #[default]
     Preferred,
+    Ignored,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Governor {
+    Performance,
+    Powersave,
+    Schedutil,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]

@@ -23,10 +23,18 @@ pub enum Reason {
     PolicyStale,
     /// The agent restarted and found a container that should be strict and is not.
     Unprotected,
+    /// A setting that keeps a granted core quiet was changed by somebody else, and set again.
+    DriftRepaired,
+    /// A setting that keeps a granted core quiet was changed by somebody else, and cannot be set again.
+    DriftRefused,
+    /// A container was granted cores that lack what its policy prefers.
+    NotAsQuiet,
+    /// What `kubectl exec` or a probe started in the container may run on its cores.
+    VisitorOnCore,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 10] = [
+    pub const ALL: [Reason; 14] = [
         Reason::KernelEntry,
         Reason::ArmRefused,
         Reason::NotSettled,
@@ -37,6 +45,10 @@ impl Reason {
         Reason::PolicyChanged,
         Reason::PolicyStale,
         Reason::Unprotected,
+        Reason::DriftRepaired,
+        Reason::DriftRefused,
+        Reason::NotAsQuiet,
+        Reason::VisitorOnCore,
     ];
 
     /// As Events and metrics carry it.
@@ -52,20 +64,30 @@ impl Reason {
             Reason::PolicyChanged => "PolicyChanged",
             Reason::PolicyStale => "PolicyStale",
             Reason::Unprotected => "Unprotected",
+            Reason::DriftRepaired => "DriftRepaired",
+            Reason::DriftRefused => "DriftRefused",
+            Reason::NotAsQuiet => "NotAsQuiet",
+            Reason::VisitorOnCore => "VisitorOnCore",
         }
     }
 
     /// An Event's `type`.
     pub fn event_type(self) -> &'static str {
         match self {
-            Reason::EnforcementEnded | Reason::PolicyChanged | Reason::PolicyStale => "Normal",
+            Reason::EnforcementEnded
+            | Reason::PolicyChanged
+            | Reason::PolicyStale
+            | Reason::DriftRepaired => "Normal",
             Reason::KernelEntry
             | Reason::ArmRefused
             | Reason::NotSettled
             | Reason::LeftCore
             | Reason::RecordsLost
             | Reason::EventsDropped
-            | Reason::Unprotected => "Warning",
+            | Reason::Unprotected
+            | Reason::DriftRefused
+            | Reason::NotAsQuiet
+            | Reason::VisitorOnCore => "Warning",
         }
     }
 
@@ -75,7 +97,10 @@ impl Reason {
             Reason::KernelEntry | Reason::LeftCore | Reason::EnforcementEnded => "Watching",
             Reason::ArmRefused | Reason::NotSettled => "Arming",
             Reason::RecordsLost | Reason::EventsDropped => "Reporting",
-            Reason::PolicyChanged | Reason::PolicyStale | Reason::Unprotected => "Checking",
+            Reason::PolicyChanged | Reason::PolicyStale | Reason::Unprotected | Reason::VisitorOnCore => {
+                "Checking"
+            }
+            Reason::DriftRepaired | Reason::DriftRefused | Reason::NotAsQuiet => "Quieting",
         }
     }
 }
@@ -101,10 +126,22 @@ pub enum ConditionReason {
     Released,
     /// Node, Released=False: strict pods still run; the message names them.
     StrictPodsRunning,
+    /// Node, Quiet=True: everything this kernel can keep away from granted cores is kept away.
+    AllKept,
+    /// Node, Quiet=False: the message names what is not, and what to do.
+    NotAllKept,
+    /// Node, RebootRequired=False: the boot settings that were written are in force, or none were.
+    InForce,
+    /// Node, RebootRequired=True: the message names what is not in force yet.
+    NotInForce,
+    /// Node, Conflicted=False.
+    NobodyElse,
+    /// Node, Conflicted=True: somebody else sets cpusets here; the message names who, and what to change.
+    OthersSetCpus,
 }
 
 impl ConditionReason {
-    pub const ALL: [ConditionReason; 9] = [
+    pub const ALL: [ConditionReason; 15] = [
         ConditionReason::PolicyAccepted,
         ConditionReason::PolicyRefused,
         ConditionReason::Serving,
@@ -114,6 +151,12 @@ impl ConditionReason {
         ConditionReason::NoKubelet,
         ConditionReason::Released,
         ConditionReason::StrictPodsRunning,
+        ConditionReason::AllKept,
+        ConditionReason::NotAllKept,
+        ConditionReason::InForce,
+        ConditionReason::NotInForce,
+        ConditionReason::NobodyElse,
+        ConditionReason::OthersSetCpus,
     ];
 
     pub fn text(self) -> &'static str {
@@ -127,6 +170,12 @@ impl ConditionReason {
             ConditionReason::NoKubelet => "NoKubelet",
             ConditionReason::Released => "Released",
             ConditionReason::StrictPodsRunning => "StrictPodsRunning",
+            ConditionReason::AllKept => "AllKept",
+            ConditionReason::NotAllKept => "NotAllKept",
+            ConditionReason::InForce => "InForce",
+            ConditionReason::NotInForce => "NotInForce",
+            ConditionReason::NobodyElse => "NobodyElse",
+            ConditionReason::OthersSetCpus => "OthersSetCpus",
         }
     }
 }

@@ -50,15 +50,15 @@ fn what_is_not_built_yet_is_refused_and_never_ignored() {
     let testbed = Testbed::from_env();
     testbed.install_product();
     let namespace = testbed.namespace("not-yet");
-    apply_policy(&namespace, "p", "{cores: {sharedCpus: 1}}");
-    wait_accepted(&namespace, "p", "False", "spec.cores.sharedCpus is not supported");
+    apply_policy(&namespace, "p", "{onUnprotected: Kill}");
+    wait_accepted(&namespace, "p", "False", "spec.onUnprotected: Kill is not supported");
     apply_policy(&namespace, "good", ENFORCE);
     wait_accepted(&namespace, "good", "True", "PolicyAccepted");
     check(
         &namespace,
-        &Strict::day("shared", "syscall"),
+        &Strict::day("kill", "syscall"),
         NOT_CREATED,
-        "spec.cores.sharedCpus is not supported by quietcore",
+        "spec.onUnprotected: Kill is not supported by quietcore",
     );
 }
 

@@ -57,7 +57,7 @@ pub(super) fn set_bit(words: &mut [u64], bit: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::effective::Budget;
+    use crate::policy::effective::{Budget, CoresWanted};
 
     #[test]
     fn every_field_of_the_policy_reaches_the_map() {
@@ -72,6 +72,7 @@ mod tests {
             arm_after: ArmAfter::Continuous,
             settle_for: Duration::from_millis(500),
             locked: true,
+            cores: CoresWanted::default(),
         };
         let grant = rules(&policy, &"1,64".parse().unwrap());
         assert_eq!(grant.cpus[..2], [2, 1]);

@@ -101,4 +101,31 @@ pub struct Effective {
     pub settle_for: Duration,
     /// The program may arm, but neither choose signals nor disarm.
     pub locked: bool,
+    #[serde(default)]
+    pub cores: CoresWanted,
+}
+
+/// What the policy asks of the cores themselves.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoresWanted {
+    /// The container's CPUs come from another allocator, not from quietcore.io/core.
+    pub from_runtime: bool,
+    /// Of each physical core only its first CPU enters the cpuset.
+    pub one_thread: bool,
+    pub nohz: Nohz,
+    /// Housekeeping CPUs to add to the cpuset.
+    pub shared: u32,
+    /// PM QoS resume latency of the cores; 0 allows no idle state but polling.
+    pub wakeup_latency_us: Option<u32>,
+    /// cpufreq governor of the cores, as the kernel names it.
+    pub governor: Option<String>,
+}
+
+/// Must the tick be able to stop?
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Nohz {
+    Required,
+    #[default]
+    Preferred,
+    Ignored,
 }

@@ -166,7 +166,7 @@ mod tests {
     use crate::policy::memory::tests::known;
 
     const GOOD: &str = "{}";
-    const BAD: &str = "{cores: {nohz: Required}}";
+    const BAD: &str = "{onUnprotected: Kill}";
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -183,7 +183,7 @@ mod tests {
     fn a_refused_policy_says_what_to_change() {
         let condition = accepted(&known("p", 1, BAD), None, at(1)).unwrap();
         assert_eq!((&*condition.status, &*condition.reason), ("False", "PolicyRefused"));
-        assert!(condition.message.contains("use Preferred"), "{}", condition.message);
+        assert!(condition.message.contains("use Report"), "{}", condition.message);
     }
 
     #[test]

@@ -144,11 +144,8 @@ mod tests {
     fn an_edit_that_cannot_be_kept_refuses_new_pods_and_says_why() {
         let store = PolicyStore::open(None);
         store.put(known("p", 1, "{}"));
-        assert_eq!(store.put(known("p", 2, "{cores: {nohz: Required}}")), Some(Change::Edited));
-        check(
-            &store,
-            Err("ns/p is refused by this node's agent: spec.cores.nohz: Required is not supported"),
-        );
+        assert_eq!(store.put(known("p", 2, "{onUnprotected: Kill}")), Some(Change::Edited));
+        check(&store, Err("ns/p is refused by this node's agent: spec.onUnprotected: Kill is not supported"));
     }
 
     #[test]

@@ -97,7 +97,7 @@ async fn an_object_that_does_not_parse_is_refused_by_name_and_stops_nobody() {
 #[tokio::test(start_paused = true)]
 async fn each_policy_is_told_once_whether_it_is_accepted() {
     let mut world = world();
-    let refused = policy("p", 4, json!({"cores": {"nohz": "Required"}}));
+    let refused = policy("p", 4, json!({"onUnprotected": "Kill"}));
     world.list(&[refused]).await;
     let _watching = world.watch().await;
     let path = "/apis/quietcore.io/v1alpha1/namespaces/ns/dataplanepolicies/p/status";
