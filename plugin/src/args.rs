@@ -44,6 +44,12 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Does nothing on one core, for `check --for` to look at.
+    #[command(hide = true)]
+    CheckSpinner {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Reads one binary on behalf of the agent, without capabilities.
     #[command(hide = true)]
     SymbolizeChild {

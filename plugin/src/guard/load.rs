@@ -119,9 +119,22 @@ impl Guard {
 
     /// Of one command: ends with it, needs no bpffs, and adopts nothing.
     pub fn start_private(detector: Detector, cores: &CpuSet) -> Result<Guard, GuardError> {
+        Guard::private(detector, cores, prctl::choose_private)
+    }
+
+    /// The same for threads that are armed from outside: nobody's prctl needs an answer, so no LSM program is tried.
+    pub fn start_counting(detector: Detector, cores: &CpuSet) -> Result<Guard, GuardError> {
+        Guard::private(detector, cores, |_detector, _cores| Ok(Provider::Seccomp))
+    }
+
+    fn private(
+        detector: Detector,
+        cores: &CpuSet,
+        provider: impl FnOnce(Detector, &CpuSet) -> Result<Provider, GuardError>,
+    ) -> Result<Guard, GuardError> {
         let kernel = Kernel::probe()?;
         kernel.can_guard(detector)?;
-        let variant = Variant { detector, provider: prctl::choose_private(detector, cores)? };
+        let variant = Variant { detector, provider: provider(detector, cores)? };
         let object = object::load(&kernel, variant)?;
         let mut links = Vec::new();
         for name in object::attached_by(&kernel, variant)? {

@@ -12,8 +12,16 @@ use std::{
 use libbpf_rs::{MapCore as _, MapFlags, MapHandle};
 use sha2::{Digest as _, Sha256};
 
-use super::{abi, detector::Variant, load::GuardError};
-use crate::cores::set::{CpuId, CpuSet};
+use super::{
+    abi,
+    detector::{Detector, Variant},
+    load::GuardError,
+    prctl::BY_BPF,
+};
+use crate::{
+    arm::plan::Provider,
+    cores::set::{CpuId, CpuSet},
+};
 
 const PARTIAL: &str = "-partial";
 /// The one map that every version can be asked by: `struct qc_cpus` begins with the granted CPUs.
@@ -84,6 +92,18 @@ pub fn granted(root: &Path) -> Result<Option<CpuSet>, GuardError> {
         all.extend(bits.filter_map(CpuId::new));
     }
     Ok(CpuSet::new(all))
+}
+
+/// Who answers the prctl for them, by the name of what is pinned.
+pub fn provider(root: &Path) -> Option<Provider> {
+    let pinned: Vec<PathBuf> = whole(root).collect();
+    let is_of = |variant: &Variant| {
+        let end = format!("-{}", variant.name());
+        pinned.iter().any(|dir| dir.to_string_lossy().ends_with(&end))
+    };
+    let mut variants =
+        Detector::ALL.into_iter().flat_map(|detector| BY_BPF.map(|provider| Variant { detector, provider }));
+    variants.find(is_of).map(|variant| variant.provider)
 }
 
 pub(super) fn in_use(dir: &Path) -> Result<bool, GuardError> {

@@ -33,6 +33,8 @@ mod blame;
 #[cfg(feature = "lab")]
 mod lab;
 #[cfg(feature = "lab")]
+mod check;
+#[cfg(feature = "lab")]
 mod quiet;
 
 /// Where a compiler is; the lab gets them from there.
