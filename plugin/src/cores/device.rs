@@ -43,13 +43,13 @@ mod tests {
     #[test]
     fn names_become_the_cpus_they_were_made_of() {
         check(&["cpu-3", "cpu-1"], expect!["1,3"]);
-        let all: Vec<String> = (0..1024).filter_map(CpuId::new).map(id).collect();
-        assert_eq!(cpus(&all).unwrap().to_string(), "0-1023");
+        let all: Vec<String> = (0..8192).filter_map(CpuId::new).map(id).collect();
+        assert_eq!(cpus(&all).unwrap().to_string(), "0-8191");
     }
 
     #[test]
     fn what_is_no_name_of_ours_is_an_error() {
-        check(&["cpu-1", "cpu-1024"], expect![[r#""cpu-1024" is no device of this node: expected cpu-N"#]]);
+        check(&["cpu-1", "cpu-8192"], expect![[r#""cpu-8192" is no device of this node: expected cpu-N"#]]);
         check(&["cpu-"], expect![[r#""cpu-" is no device of this node: expected cpu-N"#]]);
         check(&["cpu-+1"], expect![[r#""cpu-+1" is no device of this node: expected cpu-N"#]]);
         check(&["cpu-01"], expect![[r#""cpu-01" is no device of this node: expected cpu-N"#]]);

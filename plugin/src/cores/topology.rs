@@ -95,6 +95,12 @@ impl Topology {
     }
 }
 
+/// One more than the highest CPU number that this machine may ever have.
+pub fn number_of_possible(sys: &Path) -> Result<u32, TopologyError> {
+    let possible = read_list(&sys.join("devices/system/cpu/possible"))?;
+    Ok(possible.iter().last().map_or(0, CpuId::number) + 1)
+}
+
 fn read_list(path: &Path) -> Result<CpuSet, TopologyError> {
     let text =
         fs::read_to_string(path).map_err(|source| TopologyError::Read { path: path.to_owned(), source })?;
@@ -155,7 +161,7 @@ mod tests {
             let error = machine(&[("cpu/online", online)]).unwrap_err();
             assert!(error.contains(part), "{error}");
         };
-        check("0-x\n", "cpu/online: \"0-x\\n\" is not a CPU list");
+        check("0-x\n", "cpu/online: \"0-x\" is not a CPU list");
         check("0-4\n", "cpu4/topology/thread_siblings_list");
         let nothing = tempfile::tempdir().unwrap();
         assert!(Topology::read(nothing.path()).unwrap_err().to_string().contains("cpu/online"));
