@@ -12,7 +12,7 @@ use nix::libc;
 use super::findings::{Facts, Lsm};
 use crate::{
     cores::{
-        set::{CpuId, CpuSet},
+        set::CpuSet,
         topology::{Topology, TopologyError},
     },
     guard::{
@@ -27,7 +27,7 @@ pub(super) fn read(root: &Path, pins: &Path, asked: Option<&CpuSet>) -> Result<F
     let topology = Topology::read(&sys)?;
     let isolated = words(&sys.join("devices/system/cpu/isolated")).and_then(|list| list.parse().ok());
     let quiet = asked.or(isolated.as_ref()).or(topology.nohz_full.as_ref());
-    let cores = quiet.cloned().unwrap_or_else(|| all_but_the_first(&topology.online));
+    let cores = quiet.cloned().unwrap_or_else(|| all_but_the_first_core(&topology));
     topology.can_isolate(&cores)?;
     let btf = Btf::from_vmlinux().ok();
     let has_type = |name: &str| {
@@ -89,8 +89,8 @@ fn is_a(path: &Path, magic: libc::c_long) -> bool {
     rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == magic)
 }
 
-/// Of one CPU that one: `can_isolate` refuses it in words.
-fn all_but_the_first(online: &CpuSet) -> CpuSet {
-    let first: Option<CpuId> = online.iter().next();
-    first.and_then(|first| online.without(&CpuSet::from(first))).unwrap_or_else(|| online.clone())
+/// Of one core that one: `can_isolate` refuses it in words.
+fn all_but_the_first_core(machine: &Topology) -> CpuSet {
+    let first = machine.siblings_of(machine.online.first());
+    machine.online.without(&first).unwrap_or_else(|| machine.online.clone())
 }

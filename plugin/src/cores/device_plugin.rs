@@ -16,9 +16,9 @@ use tokio::{sync::watch, time::timeout};
 use tonic::{Request, Response, Status};
 
 use super::{
+    allocator::{Free, members},
     device::{self, DeviceError},
     grants::Grants,
-    prefer::{Free, members},
     set::{CpuId, CpuSet},
     token::{self, Token},
     topology::Topology,

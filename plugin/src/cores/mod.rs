@@ -8,7 +8,7 @@ pub mod mask;
 pub mod token;
 pub mod topology;
 pub mod device;
-pub mod prefer;
+pub mod allocator;
 pub mod ledger;
 pub mod store;
 pub mod grants;

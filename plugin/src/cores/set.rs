@@ -64,9 +64,8 @@ impl CpuSet {
         self.0.is_subset(&other.0)
     }
 
-    /// Never empty, so there always is one.
-    pub fn first(&self) -> Option<CpuId> {
-        self.0.first().copied()
+    pub fn first(&self) -> CpuId {
+        self.0.first().copied().unwrap_or_else(|| unreachable!("a CpuSet is never empty"))
     }
 
     /// `None` when nothing is left: the caller must say what that means.
@@ -202,19 +201,19 @@ mod tests {
         assert_eq!(set("1-2").union(&set("2,9")), set("1-2,9"));
         assert_eq!(set("1-2").intersection(&set("2,9")), Some(set("2")));
         assert_eq!(set("1-2").intersection(&set("9")), None);
-        assert_eq!((set("0-8191").len(), set("0-8191").first()), (8192, CpuId::new(0)));
+        assert_eq!((set("0-8191").len(), set("0-8191").first()), (8192, CpuId(0)));
         assert!(set("2").is_subset(&set("1-2")) && !set("1-3").is_subset(&set("1-2")));
     }
 
     proptest! {
         #[test]
-        fn what_is_printed_is_read_back(numbers in prop::collection::btree_set(0..MAX_CPUS, 1..2000)) {
+        fn what_is_printed_is_read_back(numbers in prop::collection::btree_set(0..MAX_CPUS, 1..300)) {
             let set = CpuSet::new(numbers.into_iter().filter_map(CpuId::new).collect()).unwrap();
             prop_assert_eq!(set.to_string().parse(), Ok(set));
         }
 
         #[test]
-        fn no_text_makes_it_panic(text in "\\PC*", like in "[0-9,\n +-]{0,4000}") {
+        fn no_text_makes_it_panic(text in "\\PC*", like in "[0-9,\n +-]{0,400}") {
             let _ = (text.parse::<CpuSet>(), like.parse::<CpuSet>());
         }
     }
