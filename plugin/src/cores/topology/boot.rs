@@ -64,7 +64,13 @@ fn isolcpus(masks: &mut BootMasks, value: &str, n_cpus: u32) -> Result<(), BootE
             "managed_irq" => managed_irq = true,
             "nohz" => nohz = true,
             _ if flag.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_') => (),
-            _ => return Err(BootError::List { parameter: NAME, value: value.to_owned(), part: flag.to_owned() }),
+            _ => {
+                return Err(BootError::List {
+                    parameter: NAME,
+                    value: value.to_owned(),
+                    part: flag.to_owned(),
+                });
+            }
         }
         list = rest;
     }
