@@ -46,7 +46,7 @@ pub struct NodeObject {
     pub grants: Arc<Grants>,
     pub guard: Arc<Guard>,
     pub seen: watch::Sender<Seen>,
-    pub published: watch::Sender<Published>,
+    pub published: watch::Sender<Option<Published>>,
     pub quiet: Quiet,
     pub registered: watch::Receiver<bool>,
     /// Why this node publishes nothing, if it does not.
@@ -145,7 +145,7 @@ impl NodeObject {
         let seen = self.seen.borrow().clone();
         let grants: Vec<Grant> = self.grants.read(|ledger| ledger.grants().collect());
         let strict: Vec<String> = grants.iter().map(holder).collect();
-        let published = self.published.borrow().clone();
+        let published = self.published.borrow().as_ref().map(|published| published.cpus.clone());
         let ready = match (&published, &seen.runtime) {
             _ if seen.released => Err((ConditionReason::Released, "the node was released".to_owned())),
             (None, _) => Err((ConditionReason::StandBy, self.stand_by.borrow().clone())),

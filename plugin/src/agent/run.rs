@@ -98,7 +98,7 @@ struct Parts {
     reporter: Reporter,
     readiness: Arc<Readiness>,
     seen: watch::Sender<Seen>,
-    published: watch::Sender<Published>,
+    published: watch::Sender<Option<Published>>,
     quiet: Quiet,
     coexistence: Coexistence,
 }
@@ -179,7 +179,7 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
                 tokio::spawn(dir::follow(folder, Arc::clone(&parts.policies), owners(&parts)));
             }
             parts.readiness.set("policies", Ok(()));
-            parts.published.send_replace(Some(isolated_cpus));
+            parts.published.send_replace(Some(isolated_cpus.into()));
             tokio::spawn(std::future::pending())
         }
     };
@@ -337,7 +337,7 @@ fn start_kubernetes(
         // A node that was released publishes nothing, whoever else leaves the machine.
         Role::Publish if seen.borrow().released => {}
         Role::Publish => {
-            published.send_replace(Some(isolated.clone()));
+            published.send_replace(Some(isolated.clone().into()));
         }
         Role::StandBy { holder } => {
             stand_by.send_replace(format!("node {holder} publishes the cores of this machine"));

@@ -15,10 +15,7 @@ use super::{
     with_causes,
 };
 use crate::{
-    cores::{
-        set::{CpuId, CpuSet},
-        topology::Topology,
-    },
+    cores::{set::CpuSet, topology::Topology},
     guard::{
         detector::Detector, kernel_answers_prctl, load::GuardError, lsm_answers, pins, support::Kernel,
         tracepoints::GROUPS,
@@ -31,7 +28,7 @@ pub(super) fn cores(root: &Path, topology: &Topology, asked: Option<&CpuSet>) ->
     let quiet = asked.or(isolated.as_ref()).or(topology.nohz_full.as_ref());
     match quiet {
         Some(quiet) => (quiet.clone(), true),
-        None => (all_but_the_first(&topology.online), false),
+        None => (all_but_the_first_core(topology), false),
     }
 }
 
@@ -88,8 +85,8 @@ fn is_a(path: &Path, magic: libc::c_long) -> bool {
     rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == magic)
 }
 
-/// Of one CPU that one: `can_isolate` refuses it in words.
-fn all_but_the_first(online: &CpuSet) -> CpuSet {
-    let first: Option<CpuId> = online.iter().next();
-    first.and_then(|first| online.without(&CpuSet::from(first))).unwrap_or_else(|| online.clone())
+/// Of one core that one: `can_isolate` refuses it in words.
+fn all_but_the_first_core(machine: &Topology) -> CpuSet {
+    let first = machine.siblings_of(machine.online.first());
+    machine.online.without(&first).unwrap_or_else(|| machine.online.clone())
 }

@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn a_cpu_beyond_the_last_is_refused_and_zeros_are_not() {
         let above = |word: &str| format!("{word}{}", ",00000000".repeat(256));
-        check(&above("1"), expect!["the CPU mask has CPU 8192: quietcore handles CPUs 0 to 1023"]);
+        check(&above("1"), expect!["the CPU mask has CPU 8192: quietcore handles CPUs 0 to 8191"]);
         check(&above("0"), expect!["none = 0"]);
         let last = format!("80000000{}", ",00000000".repeat(255));
         assert_eq!(parse(&last).map(print), Ok(last));
@@ -123,13 +123,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_printed_is_read_back(numbers in prop::collection::btree_set(0..MAX_CPUS, 0..2000)) {
+        fn what_is_printed_is_read_back(numbers in prop::collection::btree_set(0..MAX_CPUS, 0..300)) {
             let cpus: BTreeSet<CpuId> = numbers.into_iter().filter_map(CpuId::new).collect();
             prop_assert_eq!(parse(&print(cpus.clone())), Ok(cpus));
         }
 
         #[test]
-        fn no_text_makes_it_panic(text in "\\PC*", like in "[0-9a-fA-F,\n +x-]{0,4000}") {
+        fn no_text_makes_it_panic(text in "\\PC*", like in "[0-9a-fA-F,\n +x-]{0,400}") {
             let _ = (parse(&text), parse(&like));
         }
     }

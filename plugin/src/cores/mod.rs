@@ -9,7 +9,7 @@ pub mod token;
 pub mod topology;
 pub mod shared;
 pub mod device;
-pub mod prefer;
+pub mod allocator;
 pub mod ledger;
 pub mod store;
 pub mod grants;

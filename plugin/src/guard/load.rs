@@ -22,12 +22,17 @@ use super::{
     tax::{self, Tax},
     watch::{self, WatchError},
 };
-use crate::{arm::plan::Provider, cores::set::CpuSet};
+use crate::{
+    arm::plan::Provider,
+    cores::{set::CpuSet, topology::TopologyError},
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum GuardError {
     #[error(transparent)]
     Support(#[from] SupportError),
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
     #[error("load the guard's BPF programs (they need CAP_BPF and CAP_PERFMON)")]
     Load(#[source] libbpf_rs::Error),
     #[error("the guard has no BPF program {0}")]
