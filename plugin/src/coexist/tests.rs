@@ -264,6 +264,21 @@ fn a_plugin_that_set_an_ordinary_containers_cpus_is_named_once_and_by_its_nri_na
 }
 
 #[test]
+fn a_plugin_that_sets_no_cpuset_any_more_is_forgotten() {
+    let pinner = plugin("10", "pinner");
+    let connected = std::slice::from_ref(&pinner);
+    let mut peers = seen(&[]);
+    for owner in [Some(&pinner), None, Some(&pinner)] {
+        peers.validated(validated(connected, owner));
+        assert_eq!(peers.cpuset_owners().count(), 1);
+    }
+    (0..49).for_each(|_| peers.validated(validated(connected, None)));
+    assert_eq!(peers.cpuset_owners().count(), 1);
+    peers.validated(validated(connected, None));
+    assert_eq!(peers.cpuset_owners().count(), 0);
+}
+
+#[test]
 fn a_plugin_that_nobody_knows_is_named_too() {
     let other = plugin("42", "pinner");
     let mut peers = seen(&[]);
