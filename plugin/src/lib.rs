@@ -20,6 +20,7 @@ pub mod args;
 pub mod policy;
 pub mod cores;
 pub mod coexist;
+pub mod quiet;
 pub mod nri;
 pub mod arm;
 pub mod guard;

@@ -4,8 +4,9 @@
 
 use std::{
     collections::HashMap,
-    io,
+    fs, io,
     path::{Path, PathBuf},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -14,19 +15,24 @@ use std::{
 };
 
 use quietcore::{
-    agent::gate::Gate,
+    agent::{cpus_file::CpusFiles, gate::Gate},
     arm::plan::SHIM_PATH,
     coexist::known::Known,
     cores::{grants::Grants, set::CpuSet, token::Token, topology::Topology},
     guard::{detector::Detector, load::Guard},
     metrics::Metrics,
     nri::{
-        adjust::TRIPWIRE,
+        adjust::{CPUS_PATH, TRIPWIRE},
         handler::Handler as _,
         validate::{Plugin, Validated},
         version::Runtime,
     },
-    policy::store::PolicyStore,
+    policy::{dir, store::PolicyStore},
+    quiet::{
+        judge::Boot,
+        kernel::Host,
+        worker::{Quiet, Start},
+    },
     report::{Config, Destination, Reporter},
     violation::symbolize::{Symbolizer, parent::Children},
 };
@@ -49,15 +55,19 @@ impl World {
         let log = Box::new(io::sink());
         // Nobody runs its task: what the gate reports is no part of this.
         let (reporter, _) = Reporter::new(config, Destination::LogOnly, symbolizer, metrics, log);
-        let topology = Topology::new(cpus("0-1"), vec![(0, cpus("0-1"))], vec![]);
+        let topology = Topology::new(cpus("0-1"), vec![(0, cpus("0")), (1, cpus("1"))], vec![]);
+        let grants = Arc::new(Grants::open(state.path().join("ledger.json"), &cpus("1")).unwrap());
+        let quiet = quiet(state.path(), &grants);
         let gate = Gate {
-            grants: Arc::new(Grants::open(state.path().join("ledger.json"), &cpus("1")).unwrap()),
+            grants,
             topology: Arc::new(topology),
             policies: Arc::new(PolicyStore::open(None)),
             guard: Arc::new(Guard::start(Path::new(&pins), Detector::Tracepoint, &cpus("1")).unwrap()),
             containers: Arc::default(),
             reporter,
             shim_on_node: "/var/lib/quietcore/shim/quietcore-shim".into(),
+            cpus_files: CpusFiles::open(state.path(), std::iter::empty()),
+            quiet,
             seen: tokio::sync::watch::Sender::default(),
             peers: Arc::default(),
         };
@@ -75,6 +85,22 @@ impl World {
             ..ordinary()
         }
     }
+}
+
+/// Of a kernel that has no settings at all.
+fn quiet(state: &Path, grants: &Arc<Grants>) -> Quiet {
+    let host = state.join("host");
+    let boot_id = host.join("proc/sys/kernel/random/boot_id");
+    fs::create_dir_all(boot_id.parent().unwrap()).unwrap();
+    fs::write(boot_id, "boot\n").unwrap();
+    let start = Start {
+        host: Host::new(host),
+        journal: state.join("settings.json"),
+        grants: Arc::clone(grants),
+        housekeeping: cpus("0"),
+        boot: Boot::default(),
+    };
+    start.spawn(Box::new(|_| {})).unwrap()
 }
 
 impl Drop for World {
@@ -214,4 +240,74 @@ async fn the_pod_that_an_old_runtime_refused_is_created_after_the_upgrade() {
     let removed = adjustment.mounts.iter().any(|mount| mount.destination == format!("-{TRIPWIRE}"));
     assert!(removed, "the tripwire goes: {:?}", adjustment.mounts);
     assert_eq!(world.gate.grants.read(|ledger| ledger.grants().count()), 1);
+}
+
+/// Under a policy of the pod's namespace.
+fn pod_under(world: &World, spec: &str) -> PodSandbox {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = format!(
+        "apiVersion: quietcore.io/v1alpha1\nkind: DataplanePolicy\nmetadata: {{name: p}}\nspec: {spec}\n"
+    );
+    fs::write(folder.path().join("p.yaml"), policy).unwrap();
+    dir::load(folder.path(), &world.gate.policies).unwrap();
+    let annotation = ("policy.quietcore.io/pod".to_owned(), "p".to_owned());
+    PodSandbox { annotations: HashMap::from([annotation]), ..pod() }
+}
+
+#[tokio::test]
+async fn shared_cpus_are_housekeeping_ones_and_the_container_is_told_which() {
+    let mut world = World::new();
+    world.gate.configured(Runtime::new("containerd", "v2.3.4", ""));
+    let pod = pod_under(&world, "{arm: {at: Settled}, cores: {sharedCpus: 1}}");
+    let strict = world.strict().await;
+    let adjustment = world.gate.create(pod.clone(), strict.clone()).unwrap().unwrap();
+    assert_eq!(adjustment.args[1], "v2 cpus=1 shared=0 provider=none arm=prctl locked=no");
+    let cpuset = |resources: Option<LinuxResources>| {
+        let cpu = resources.unwrap().cpu.unwrap();
+        (cpu.cpus, cpu.mems)
+    };
+    let both = ("0-1".to_owned(), "0,1".to_owned());
+    assert_eq!(cpuset(adjustment.linux.unwrap().resources), both);
+    let mount = adjustment.mounts.iter().find(|mount| mount.destination == CPUS_PATH).unwrap();
+    let told = fs::read_to_string(&mount.source).unwrap();
+    assert_eq!(told, "QUIETCORE_CPUS=1\nQUIETCORE_SHARED_CPUS=0\n");
+
+    let grant = world.gate.grants.read(|ledger| ledger.grant(&strict.id)).unwrap();
+    assert_eq!((grant.cpus, grant.claim.shared), (cpus("1"), Some(cpus("0"))));
+    let update = world.gate.update(strict, LinuxResources::default()).unwrap();
+    assert_eq!(cpuset(update.linux.unwrap().resources), both);
+}
+
+#[tokio::test]
+async fn more_shared_cpus_than_the_node_has_are_refused_with_their_number() {
+    let mut world = World::new();
+    world.gate.configured(Runtime::new("containerd", "v2.3.4", ""));
+    let pod = pod_under(&world, "{cores: {sharedCpus: 2}}");
+    let strict = world.strict().await;
+    let refusal = world.gate.create(pod, strict).unwrap_err().to_string();
+    let expect = "quietcore: the policy asks for sharedCpus: 2, and this node has 1 housekeeping CPUs besides those it \
+                  grants; ask for fewer, or leave more out of the agent's --isolated-cpus";
+    assert_eq!(refusal, expect);
+    assert_eq!(world.gate.grants.read(|ledger| ledger.grants().count()), 0);
+}
+
+#[tokio::test]
+async fn a_container_that_lacks_its_shared_cpu_does_not_start() {
+    let mut world = World::new();
+    world.gate.configured(Runtime::new("containerd", "v2.3.4", ""));
+    let pod = pod_under(&world, "{arm: {at: Settled}, cores: {sharedCpus: 1}}");
+    let strict = world.strict().await;
+    let adjustment = world.gate.create(pod.clone(), strict.clone()).unwrap().unwrap();
+    // As the runtime's init would be, where somebody else's cpuset holds the grant alone.
+    let mut init = Command::new("taskset").args(["-c", "1", "sleep", "60"]).spawn().unwrap();
+    let affinity = format!("/proc/{}/status", init.id());
+    while !fs::read_to_string(&affinity).unwrap().contains("Cpus_allowed_list:\t1\n") {
+        std::thread::yield_now();
+    }
+    let started = Container { args: adjustment.args, mounts: vec![], pid: init.id(), ..strict };
+    let refusal = world.gate.start(pod, started).unwrap_err().to_string();
+    init.kill().unwrap();
+    init.wait().unwrap();
+    let expect = "quietcore: the container may run on CPUs 1, not on exactly those it was given, 0-1";
+    assert!(refusal.starts_with(expect), "{refusal}");
 }

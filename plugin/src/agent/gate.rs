@@ -1,5 +1,6 @@
 //! Steps 2 to 4b in one place: what the agent answers when the runtime creates, starts, changes or ends a
-//! container. Decides from memory; the only IO is /proc/PID/status and the guard's own memory and maps.
+//! container. Decides from memory; the only IO is /proc/PID/status, a small file that is not synced, and the guard's
+//! own memory and maps.
 
 use std::{
     collections::HashSet,
@@ -12,13 +13,14 @@ use quietcore_proto::nri::{
     Container, ContainerAdjustment, ContainerState, ContainerUpdate, LinuxResources, PodSandbox,
 };
 
-use super::containers::Containers;
+use super::{containers::Containers, cpus_file::CpusFiles, quieting::tell_shortcomings};
 use crate::{
     arm::plan::{SHIM_PATH, shim_plan},
     coexist::peers::Peers,
     cores::{
         grants::Grants,
-        ledger::{Grant, Holder, Stranger},
+        ledger::{Grant, Holder, LedgerRefusal, Stranger},
+        shared,
         token::{self, Token},
         topology::Topology,
     },
@@ -36,6 +38,7 @@ use crate::{
         resolve::{Choice, CoresOf, resolve},
         store::PolicyStore,
     },
+    quiet::{judge::refuse_ticking, worker::Quiet},
     report::{ContainerInfo, Reason, Reporter, Subject},
 };
 
@@ -56,6 +59,8 @@ pub struct Gate {
     pub containers: Arc<Containers>,
     pub reporter: Reporter,
     pub shim_on_node: PathBuf,
+    pub cpus_files: CpusFiles,
+    pub quiet: Quiet,
     pub seen: tokio::sync::watch::Sender<Seen>,
     /// Who else sets cpusets here.
     pub peers: Arc<Mutex<Peers>>,
@@ -82,6 +87,11 @@ enum GateRefusal {
     NotClaimed,
     #[error("this agent does not take cores from the runtime yet: set cores.from: Devices in the policy")]
     FromRuntime,
+    #[error(
+        "this node answers the prctl by a seccomp filter, which would tell also a thread on a shared CPU that it is \
+         armed: use arm.at: Settled in the policy, sharedCpus: 0, or a node that has bpf among the lsm= of its kernel"
+    )]
+    Misled,
     #[error("look at the container's first process {pid}: {why}")]
     Process { pid: u32, why: String },
 }
@@ -109,12 +119,22 @@ impl Gate {
         self.check_runtime()?;
         let token = Token::of(token.ok_or(GateRefusal::NoToken)?);
         let cpus = self.grants.read(|ledger| ledger.cpus_of(&token))?;
-        let plan = shim_plan(&cpus, &policy, self.guard.provider);
-        let mems = self.topology.mems_of(&cpus);
+        refuse_ticking(policy.cores.nohz, &cpus, self.quiet.boot())?;
+        if self.guard.provider.misleads(self.guard.detector, &policy) {
+            return Err(GateRefusal::Misled.into());
+        }
+        let housekeeping = self.grants.read(|ledger| ledger.housekeeping(&self.topology.online));
+        let shared = shared::nearest(&self.topology, &housekeeping, &cpus, policy.cores.shared)?;
+        let shared = shared.as_ref();
+        let plan = shim_plan(&cpus, shared, &policy, self.guard.provider);
+        let mems = self.topology.mems_of(&shared::with(&cpus, shared));
+        let cpus_on_node = self.cpus_files.write(&cpus, shared)?;
         let wanted = Wanted {
             cpus: &cpus,
+            shared,
             mems: mems.as_deref(),
             shim_on_node: &self.shim_on_node.to_string_lossy(),
+            cpus_on_node: &cpus_on_node.to_string_lossy(),
             plan: &plan,
         };
         let adjustment = adjust::adjust(container, &wanted)?;
@@ -124,12 +144,16 @@ impl Gate {
             pod_uid: pod.uid.clone(),
             container: container.name.clone(),
         };
-        let claimed =
-            self.grants.change(|ledger| ledger.claim(&token, &holder, &container.id, &plan, &policy))?;
+        let claimed = self.grants.change(|ledger| {
+            let claimed = ledger.claim(&token, &holder, &container.id, &plan, &policy)?;
+            ledger.share(&container.id, shared.cloned());
+            ledger.located(&container.id, cgroups_path(container));
+            Ok::<_, LedgerRefusal>(claimed)
+        })?;
         if let Some(replaced) = claimed.replaced {
             self.forget(&replaced);
         }
-        self.peers().asked(&container.id, &holder, cpus_of(container), &cpus);
+        self.peers().asked(&container.id, &holder, cpus_of(container), &shared::with(&cpus, shared));
         Ok(Some(adjustment))
     }
 
@@ -158,20 +182,28 @@ impl Gate {
             fs::read_to_string(format!("/proc/{pid}/status")).map_err(|error| process(error.to_string()))?;
         let facts = init_facts(&status).map_err(|error| process(error.to_string()))?;
         let Grant { cpus, claim, .. } = &grant;
-        verify(container, &claim.plan, cpus, &claim.policy, self.guard.provider, &facts)?;
+        let given = shared::with(cpus, claim.shared.as_ref());
+        verify(container, &claim.plan, &given, &claim.policy, self.guard.provider, &facts)?;
         let pid = i32::try_from(pid).map_err(|error| process(error.to_string()))?;
-        self.watch(&grant, &claim.policy, pid)?;
+        let lacking = self.quiet.ready(&container.id, claim.policy.cores.nohz)?;
+        let info = self.watch(&grant, &claim.policy, pid)?;
+        tell_shortcomings(&self.reporter, info, &lacking);
         self.grants.change(|ledger| ledger.started(&container.id, pid));
         Ok(())
     }
 
-    fn watch(&self, grant: &Grant, policy: &Effective, pid: i32) -> Result<(), Box<dyn std::error::Error>> {
+    fn watch(
+        &self,
+        grant: &Grant,
+        policy: &Effective,
+        pid: i32,
+    ) -> Result<Arc<ContainerInfo>, Box<dyn std::error::Error>> {
         let slot = grant.claim.slot;
         self.guard.slots.open(slot, rules(policy, &grant.cpus));
         let info = self.containers.started((slot, self.guard.slots.generation(slot)), grant);
-        self.tell_if_stale(info);
+        self.tell_if_stale(Arc::clone(&info));
         match self.guard.watch(pid, slot) {
-            Ok(_threads) => Ok(()),
+            Ok(_threads) => Ok(info),
             Err(error) => {
                 self.guard.slots.close(slot);
                 Err(error.into())
@@ -294,10 +326,11 @@ impl Handler for Gate {
 
     fn update(&mut self, container: Container, requested: LinuxResources) -> Option<ContainerUpdate> {
         let grant = self.grants.read(|ledger| ledger.grant(&container.id))?;
-        let mems = self.topology.mems_of(&grant.cpus);
+        let cpus = shared::with(&grant.cpus, grant.claim.shared.as_ref());
+        let mems = self.topology.mems_of(&cpus);
         let asked = requested.cpu.as_ref().map_or("", |cpu| cpu.cpus.as_str());
-        self.peers().asked(&container.id, &grant.holder, asked, &grant.cpus);
-        Some(adjust::keep(&container.id, requested, &grant.cpus, mems.as_deref()))
+        self.peers().asked(&container.id, &grant.holder, asked, &cpus);
+        Some(adjust::keep(&container.id, requested, &cpus, mems.as_deref()))
     }
 
     fn stop(&mut self, container: Container) {
@@ -329,6 +362,11 @@ fn stranger(container: &Container, pods: &[PodSandbox]) -> Option<Stranger> {
 fn cpus_of(container: &Container) -> &str {
     let resources = container.linux.as_ref().and_then(|linux| linux.resources.as_ref());
     resources.and_then(|resources| resources.cpu.as_ref()).map_or("", |cpu| cpu.cpus.as_str())
+}
+
+/// Where its cgroup will be; empty where the runtime does not tell.
+fn cgroups_path(container: &Container) -> &str {
+    container.linux.as_ref().map(|linux| linux.cgroups_path.as_str()).unwrap_or_default()
 }
 
 fn has_tripwire(container: &Container) -> bool {

@@ -4,8 +4,10 @@
 //! holds them, and step 4 asks it by the token in the container's annotations.
 
 pub mod set;
+pub mod mask;
 pub mod token;
 pub mod topology;
+pub mod shared;
 pub mod device;
 pub mod prefer;
 pub mod ledger;

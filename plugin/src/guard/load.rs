@@ -152,6 +152,11 @@ impl Guard {
         Ok(watch::watch(&self.maps.threads, pid, slot, self.slots.generation(slot))?)
     }
 
+    /// Did the program of this holder of the slot start the process, or is it its first? `None`: it is gone.
+    pub fn is_watched(&self, pid: i32, (slot, generation): (Slot, u32)) -> Result<Option<bool>, GuardError> {
+        Ok(watch::is_watched(&self.maps.threads, pid, slot, generation)?)
+    }
+
     pub fn records(&self) -> Result<RecordReader, GuardError> {
         Ok(RecordReader { ring: self.maps.records()? })
     }

@@ -23,6 +23,7 @@ mod leaving;
 mod hostile;
 mod published;
 mod settled;
+mod shared;
 mod expiry;
 mod budget;
 mod freeze;
