@@ -340,6 +340,7 @@ fn start_kubernetes(
         seen: parts.seen.clone(),
         published: parts.published.clone(),
         quiet: parts.quiet.clone(),
+        coexistence: parts.coexistence.clone(),
         registered,
         stand_by: standing_by,
     };
