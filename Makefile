@@ -36,8 +36,9 @@ integration: packages ## the guard and the shim on this machine's kernel: needs 
 	mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
 	cargo test --quiet -p quietcore --features kernel --test guard --test gate --test exec --test check -- --test-threads=1
 
-lab: packages ## the guard's tests and a strict pod on a nohz_full kernel in qemu, one boot: needs root
-	$(LAB) --test
+lab: packages ## the guard's tests, and strict pods on a node, on a nohz_full kernel in qemu: needs root
+	$(LAB) --test guard
+	$(LAB) --test node --isolcpus-boot no-domain
 
 agent: packages ## build the agent as the demo and the tests install it
 	cargo build --profile fast -p quietcore

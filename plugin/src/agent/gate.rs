@@ -85,13 +85,13 @@ enum GateRefusal {
         "this strict container was not created through quietcore's agent: delete the pod so that it is made anew"
     )]
     NotClaimed,
-    #[error("this agent does not take cores from the runtime yet: set cores.from: Devices in the policy")]
-    FromRuntime,
     #[error(
         "this node answers the prctl by a seccomp filter, which would tell also a thread on a shared CPU that it is \
          armed: use arm.at: Settled in the policy, sharedCpus: 0, or a node that has bpf among the lsm= of its kernel"
     )]
     Misled,
+    #[error("this agent does not take cores from the runtime yet: set cores.from: Devices in the policy")]
+    FromRuntime,
     #[error("look at the container's first process {pid}: {why}")]
     Process { pid: u32, why: String },
 }
@@ -359,14 +359,14 @@ fn stranger(container: &Container, pods: &[PodSandbox]) -> Option<Stranger> {
     Some(Stranger { container_id: container.id.clone(), holder, cpus })
 }
 
-fn cpus_of(container: &Container) -> &str {
-    let resources = container.linux.as_ref().and_then(|linux| linux.resources.as_ref());
-    resources.and_then(|resources| resources.cpu.as_ref()).map_or("", |cpu| cpu.cpus.as_str())
-}
-
 /// Where its cgroup will be; empty where the runtime does not tell.
 fn cgroups_path(container: &Container) -> &str {
     container.linux.as_ref().map(|linux| linux.cgroups_path.as_str()).unwrap_or_default()
+}
+
+fn cpus_of(container: &Container) -> &str {
+    let resources = container.linux.as_ref().and_then(|linux| linux.resources.as_ref());
+    resources.and_then(|resources| resources.cpu.as_ref()).map_or("", |cpu| cpu.cpus.as_str())
 }
 
 fn has_tripwire(container: &Container) -> bool {

@@ -141,6 +141,7 @@ mod tests {
             name: "interrupt 24".to_owned(),
             file: "f".into(),
             want: Want::Text(String::new()),
+            effective: None,
             cpus: "2-3".parse().unwrap(),
         };
         let drift = Drift {

@@ -99,8 +99,8 @@ struct Parts {
     readiness: Arc<Readiness>,
     seen: watch::Sender<Seen>,
     published: watch::Sender<Published>,
-    coexistence: Coexistence,
     quiet: Quiet,
+    coexistence: Coexistence,
 }
 
 pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {

@@ -69,10 +69,6 @@ pub enum Problem {
     BudgetOfNothing(Class),
     #[error("spec.entries.{class}.budget.entries: {entries} is not from 1 to 1,000,000", class = .class.name())]
     BadBudget { class: Class, entries: i64 },
-    #[error(
-        "spec.cores.{0} is not for spec.cores.from: Runtime, where somebody else chooses the CPUs: leave it out"
-    )]
-    ChosenByRuntime(&'static str),
     #[error("spec.cores.sharedCpus: {0} is not from 0 to {MAX_SHARED}")]
     BadSharedCpus(i64),
     #[error(
@@ -80,6 +76,10 @@ pub enum Problem {
          use Prctl or Settled, or leave sharedCpus at 0"
     )]
     ExecIsShared,
+    #[error(
+        "spec.cores.{0} is not for spec.cores.from: Runtime, where somebody else chooses the CPUs: leave it out"
+    )]
+    ChosenByRuntime(&'static str),
     #[error("spec.cores.wakeupLatencyMicroseconds: {0} is not from 0 to 1,000,000")]
     BadLatency(i64),
 }

@@ -156,6 +156,7 @@ mod tests {
             name: name.to_owned(),
             file: name.into(),
             want: Want::Text(String::new()),
+            effective: None,
             cpus: set(cpus).unwrap(),
         };
         Outcome { setting, state: State::Refused { found: String::new(), why: why.to_owned() } }

@@ -162,11 +162,23 @@ impl<K: Kernel, B: Book> Keeper<K, B> {
             return Look::Is(State::Kept { before, now: found });
         }
         if let Some(Refused { why, .. }) = self.refused.get(file).filter(|refused| refused.tried == text) {
-            return Look::Is(State::Refused { found, why: why.clone() });
+            let why = why.clone();
+            return Look::Is(self.refused_or_elsewhere(setting, found, why));
         }
         let was_met = self.met.get(file) == Some(want);
         let drift = !ours && (was_met || change.is_some_and(|change| change.made));
         Look::Needs(Plan { setting, found, before, text, drift })
+    }
+
+    /// What cannot be set is no harm where the kernel itself keeps it off the cores.
+    fn refused_or_elsewhere(&self, setting: &Setting, found: String, why: String) -> State {
+        let effective = setting.effective.as_ref().and_then(|file| self.kernel.read(file).ok());
+        match effective {
+            Some(now) if setting.want.is_met(&now) => {
+                State::Kept { before: found, now: now.trim_end().to_owned() }
+            }
+            _ => State::Refused { found, why },
+        }
     }
 
     fn plan_in_journal(&mut self, plan: &Plan<'_>) {
@@ -207,7 +219,7 @@ impl<K: Kernel, B: Book> Keeper<K, B> {
                     let refused = Refused { tried: text.clone(), why: why.clone() };
                     self.refused.insert(setting.file.clone(), refused);
                 }
-                State::Refused { found: found.clone(), why }
+                self.refused_or_elsewhere(setting, found.clone(), why)
             }
         };
         if drift {

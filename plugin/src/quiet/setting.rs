@@ -28,6 +28,8 @@ pub struct Setting {
     pub name: String,
     pub file: PathBuf,
     pub want: Want,
+    /// Where the kernel says what it made of it: an interrupt that it places by itself may be elsewhere all the same.
+    pub effective: Option<PathBuf>,
     /// The granted CPUs that hang on it.
     pub cpus: CpuSet,
 }

@@ -4,7 +4,7 @@
 //! pass.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{Arc, mpsc},
     time::{Duration, Instant},
@@ -18,7 +18,7 @@ use super::{
     judge::{self, Boot, NotQuietEnough},
     keeper::{Keeper, Pass},
     kernel::{Host, Kernel as _},
-    setting::Drift,
+    setting::{Drift, Outcome, State},
 };
 use crate::{
     cores::{grants::Grants, ledger::Wanted, set::CpuSet},
@@ -108,6 +108,7 @@ impl Start {
             standing,
             on_drift,
             damage,
+            complained: BTreeSet::new(),
             waiting: BTreeMap::new(),
             at_rest: None,
         };
@@ -164,6 +165,8 @@ struct Worker {
     standing: watch::Sender<Standing>,
     on_drift: OnDrift,
     damage: Option<String>,
+    /// Names of what was refused at the last pass.
+    complained: BTreeSet<String>,
     /// Allocations without a container, by number: since when.
     waiting: BTreeMap<u64, Instant>,
     /// What the kernel itself says of isolation while nothing is granted.
@@ -228,6 +231,7 @@ impl Worker {
                     (self.on_drift)(drift);
                 }
                 standing.fixed_interrupts = catalogue::fixed_interrupts(self.keeper.kernel(), &pass);
+                self.log_refusals(&pass);
                 standing.pass = pass;
             }
             Err(error) => {
@@ -248,6 +252,22 @@ impl Worker {
             *known = standing;
             news
         });
+    }
+
+    /// Each once, for as long as it lasts.
+    fn log_refusals(&mut self, pass: &Pass) {
+        let refused = pass.outcomes.iter().filter_map(|outcome| match &outcome.state {
+            State::Refused { found, why } => Some((outcome, found, why)),
+            State::Kept { .. } | State::Absent => None,
+        });
+        let mut names = BTreeSet::new();
+        for (Outcome { setting, .. }, found, why) in refused {
+            if !self.complained.contains(&setting.name) {
+                tracing::warn!(step = 3, setting = setting.name, found, why, "it stays as it is");
+            }
+            names.insert(setting.name.clone());
+        }
+        self.complained = names;
     }
 
     /// What no file of ours sets, and partitions change.

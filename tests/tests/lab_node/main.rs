@@ -2,6 +2,7 @@
 //! kernel. Runs in the lab.
 
 mod node;
+mod quiet;
 
 use node::{Node, Process, exec, signal, start_exec};
 
@@ -60,7 +61,13 @@ fn with_a_shared_cpu_control_threads_call_and_visitors_stay_off_the_core() {
     pod.wait_log("calls=300 signals=0");
     let log = pod.log();
     assert!(log.contains("control=0") && log.contains("dataplane=1"), "{log}");
-    assert!(node.told(&pod).is_empty(), "{:?}", node.told(&pod));
+    if quiet::isolated_by_boot() {
+        assert!(node.told(&pod).is_empty(), "{:?}", node.told(&pod));
+    } else {
+        // whom the scheduler may put there, it does
+        let told = pod.wait_told("what it lacks", |note| note.contains("cannot be a partition"));
+        assert_eq!(told["reason"], "NotAsQuiet");
+    }
 
     let program = Process::wait(&["/workload", "control"]);
     let file = program.read("root/.quietcore/cpus");
@@ -77,7 +84,9 @@ fn with_a_shared_cpu_control_threads_call_and_visitors_stay_off_the_core() {
     visitor.wait_cpus("0");
     let first_moments = node.told(&pod).len();
     visitor.wait_run(50);
-    assert_eq!(node.told(&pod).len(), first_moments, "{:?}", node.told(&pod));
+    if quiet::isolated_by_boot() {
+        assert_eq!(node.told(&pod).len(), first_moments, "{:?}", node.told(&pod));
+    }
     visitor.set_cpus("0-3");
     let told = pod.wait_told("that it left", |note| note.contains("left the shared CPUs 0"));
     assert_eq!(told["reason"], "VisitorOnCore");

@@ -128,5 +128,5 @@ fn cpus(grant: &Quieted, folder: &Path) -> Setting {
 }
 
 fn of(cpus: &CpuSet, name: String, file: PathBuf, want: Want) -> Setting {
-    Setting { area: Area::Cgroup, name, file, want, cpus: cpus.clone() }
+    Setting { area: Area::Cgroup, name, file, want, effective: None, cpus: cpus.clone() }
 }

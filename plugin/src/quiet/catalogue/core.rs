@@ -40,5 +40,5 @@ fn sysfs(cpu: CpuId, file: &str) -> PathBuf {
 
 fn of(cpu: CpuId, name: &str, file: PathBuf, text: String) -> Setting {
     let name = format!("{name} of CPU {}", cpu.number());
-    Setting { area: Area::Core, name, file, want: Want::Text(text), cpus: CpuSet::from(cpu) }
+    Setting { area: Area::Core, name, file, want: Want::Text(text), effective: None, cpus: CpuSet::from(cpu) }
 }

@@ -20,8 +20,11 @@ pub(super) fn settings(kernel: &impl Kernel, all: &All<'_>) -> Vec<Setting> {
         kernel.list(folder).unwrap_or_default().iter().filter_map(|name| name.parse().ok()).collect();
     numbers.sort_unstable();
     let interrupts = numbers.into_iter().map(|number| {
-        let file = folder.join(number.to_string()).join("smp_affinity_list");
-        all.setting(Area::Interrupt, format!("interrupt {number}"), file, all.without(Format::List))
+        let own = folder.join(number.to_string());
+        let file = own.join("smp_affinity_list");
+        let setting =
+            all.setting(Area::Interrupt, format!("interrupt {number}"), file, all.without(Format::List));
+        Setting { effective: Some(own.join("effective_affinity_list")), ..setting }
     });
     std::iter::once(default).chain(interrupts).collect()
 }

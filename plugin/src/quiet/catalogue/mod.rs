@@ -79,7 +79,7 @@ struct All<'a> {
 
 impl All<'_> {
     fn setting(&self, area: Area, name: String, file: PathBuf, want: Want) -> Setting {
-        Setting { area, name, file, want, cpus: self.cores.clone() }
+        Setting { area, name, file, want, effective: None, cpus: self.cores.clone() }
     }
 
     fn without(&self, format: Format) -> Want {

@@ -32,6 +32,7 @@ fn settings(granted: &str) -> Vec<Setting> {
         name: name.to_owned(),
         file: file.into(),
         want,
+        effective: (area == Area::Interrupt).then(|| file.replace("smp", "effective").into()),
         cpus: cpus.clone(),
     };
     vec![
@@ -169,6 +170,20 @@ fn what_the_kernel_refuses_is_told_and_tried_once() {
     assert_eq!(tree.n_writes(), n_writes);
     agent.keep(&[]).unwrap();
     check(&tree, expect!["0-3 | 1 | f | 1 | 50000 100000"]);
+}
+
+#[test]
+fn an_interrupt_that_the_kernel_itself_keeps_away_is_no_harm_while_it_does() {
+    let tree = machine();
+    let effective = "/proc/irq/9/effective_affinity_list";
+    tree.forbid(IRQ_9, Errno::EIO);
+    tree.set(effective, "0");
+    let mut agent = agent(&tree);
+    assert_eq!(refused(&agent.keep(&settings("1")).unwrap()), Vec::<String>::new());
+    tree.set(effective, "1");
+    assert_eq!(refused(&agent.keep(&settings("1")).unwrap()).len(), 1);
+    tree.set(effective, "");
+    assert_eq!(refused(&agent.keep(&settings("1")).unwrap()), Vec::<String>::new());
 }
 
 #[test]
