@@ -93,7 +93,7 @@ fn make_node(root: &Path) {
         fs::write(file, text).unwrap();
     };
     let all = format!("0-{}", CORES - 1);
-    let mask = vec!["ffffffff"; 8].join(",");
+    let mask = ["ffffffff"; 8].join(",");
     put("proc/irq/default_smp_affinity", &mask);
     for number in 0..INTERRUPTS {
         put(&format!("proc/irq/{number}/smp_affinity_list"), &all);

@@ -153,7 +153,7 @@ impl Gate {
         if let Some(replaced) = claimed.replaced {
             self.forget(&replaced);
         }
-        self.peers().asked(&container.id, &holder, cpus_of(container), &cpus);
+        self.peers().asked(&container.id, &holder, cpus_of(container), &shared::with(&cpus, shared));
         Ok(Some(adjustment))
     }
 

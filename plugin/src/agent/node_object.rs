@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use super::{gate::Seen, node_quiet};
 use crate::{
+    coexist::{self, watch::Coexistence},
     cores::{
         device_plugin::Published,
         grants::Grants,
@@ -48,6 +49,7 @@ pub struct NodeObject {
     pub seen: watch::Sender<Seen>,
     pub published: watch::Sender<Option<Published>>,
     pub quiet: Quiet,
+    pub coexistence: Coexistence,
     pub registered: watch::Receiver<bool>,
     /// Why this node publishes nothing, if it does not.
     pub stand_by: watch::Receiver<String>,
@@ -169,6 +171,15 @@ impl NodeObject {
         conditions.push(match node_quiet::lacking(&standing) {
             None => condition("Quiet", "True", ConditionReason::AllKept, String::new(), before),
             Some(words) => condition("Quiet", "False", ConditionReason::NotAllKept, words, before),
+        });
+        // Nothing runs under cores.from: Runtime yet, so nobody is wanted on these CPUs.
+        let others = self.coexistence.conflicts(published.as_ref(), &[]);
+        conditions.push(match others.as_slice() {
+            [] => condition("Conflicted", "False", ConditionReason::NobodyElse, String::new(), before),
+            others => {
+                let message = coexist::message(others);
+                condition("Conflicted", "True", ConditionReason::OthersSetCpus, message, before)
+            }
         });
         if wish == Wish::Release {
             conditions.push(match seen.released {

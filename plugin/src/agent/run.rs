@@ -131,9 +131,7 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
         None => Some(kube::Client::try_default().await.map_err(Box::new)?),
         Some(_) => None,
     };
-    let metrics = Arc::new(Metrics::default());
-    let mut registry = Registry::default();
-    metrics.register(&mut registry);
+    let (metrics, registry) = registered_metrics();
     let node = node_name.unwrap_or_else(hostname);
     let (reporter, reporting) = start_reporter(&node, client.clone(), Arc::clone(&metrics))?;
     let containers = Arc::<Containers>::default();
@@ -173,15 +171,7 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
             let machine = Machine { client, namespace, node: parts.node.clone(), file };
             start_kubernetes(&parts, machine, isolated_cpus, registered)
         }
-        (None, folder) => {
-            if let Some(folder) = folder {
-                dir::load(&folder, &parts.policies)?;
-                tokio::spawn(dir::follow(folder, Arc::clone(&parts.policies), owners(&parts)));
-            }
-            parts.readiness.set("policies", Ok(()));
-            parts.published.send_replace(Some(isolated_cpus.into()));
-            tokio::spawn(std::future::pending())
-        }
+        (None, folder) => start_alone(&parts, folder, isolated_cpus)?,
     };
     let result = tokio::select! {
         Some(error) = guard_failure.recv() => Err(error.into()),
@@ -193,6 +183,12 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
         tracing::error!(step = 3, %error, "the next agent will not know the last containers");
     }
     result
+}
+
+fn registered_metrics() -> (Arc<Metrics>, Registry) {
+    let (metrics, mut registry) = (Metrics::default(), Registry::default());
+    metrics.register(&mut registry);
+    (Arc::new(metrics), registry)
 }
 
 fn start_guard(
@@ -308,6 +304,21 @@ fn start_kubelet(parts: &Parts, folder: PathBuf) -> watch::Receiver<bool> {
     observed
 }
 
+/// Without a cluster: policies from a folder. The task returned never ends.
+fn start_alone(
+    parts: &Parts,
+    folder: Option<PathBuf>,
+    isolated: CpuSet,
+) -> Result<JoinHandle<Result<(), GuardError>>, DirError> {
+    if let Some(folder) = folder {
+        dir::load(&folder, &parts.policies)?;
+        tokio::spawn(dir::follow(folder, Arc::clone(&parts.policies), owners(parts)));
+    }
+    parts.readiness.set("policies", Ok(()));
+    parts.published.send_replace(Some(isolated.into()));
+    Ok(tokio::spawn(std::future::pending()))
+}
+
 /// What needs an API server: the policies, the machine's claim, and the node's own object. The task returned
 /// ends when the node was released and is wanted again.
 fn start_kubernetes(
@@ -329,6 +340,7 @@ fn start_kubernetes(
         seen: parts.seen.clone(),
         published: parts.published.clone(),
         quiet: parts.quiet.clone(),
+        coexistence: parts.coexistence.clone(),
         registered,
         stand_by: standing_by,
     };

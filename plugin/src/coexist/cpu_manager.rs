@@ -204,6 +204,26 @@ pub(super) mod tests {
         );
     }
 
+    /// Written by a kubelet 1.36.3 on a machine of two CPUs, for a pod of a file: without a pod, with one of one
+    /// CPU, and with strict-cpu-reservation.
+    #[test]
+    fn what_a_kubelet_wrote_is_read() {
+        check(
+            r#"{"policyName":"static","defaultCpuSet":"0-1","checksum":1636926438}"#,
+            expect![[r#"Static, shared Some("0-1")"#]],
+        );
+        check(
+            r#"{"policyName":"static","defaultCpuSet":"0","entries":{"3cf57b2a757b193de6e0b860c3b65804":{"app":"1"}},"checksum":1663113982}"#,
+            expect![[r#"
+                Static, shared Some("0")
+                container app of pod 3cf57b2a757b193de6e0b860c3b65804: 1"#]],
+        );
+        check(
+            r#"{"policyName":"static","defaultCpuSet":"1","checksum":363960937}"#,
+            expect![[r#"Static, shared Some("1")"#]],
+        );
+    }
+
     #[test]
     fn exclusive_cpus_are_known_by_pod_and_name() {
         check(

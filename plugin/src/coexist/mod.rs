@@ -56,5 +56,15 @@ pub fn conflicts(facts: &Facts<'_>) -> Vec<Conflict> {
     found
 }
 
+/// A condition's message; it has room for 32 KiB, and a reader for less.
+pub fn message(conflicts: &[Conflict]) -> String {
+    const MAX_TOLD: usize = 8;
+    let told: Vec<String> = conflicts.iter().take(MAX_TOLD).map(ToString::to_string).collect();
+    match conflicts.len().saturating_sub(MAX_TOLD) {
+        0 => told.join("\n"),
+        n_more => format!("{}\nand {n_more} more", told.join("\n")),
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,9 @@ use crate::{
     },
 };
 
+/// Containers created: a plugin that was told to leave cpusets alone needs no restart for us to notice.
+const FORGOTTEN_AFTER: u32 = 50;
+
 /// A container that somebody wanted elsewhere, as namespace/pod/name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Override {
@@ -26,7 +29,8 @@ pub struct Override {
 pub struct Peers {
     pods: BTreeMap<String, (Known, String)>,
     overrides: BTreeMap<String, Override>,
-    cpuset_owners: BTreeSet<Plugin>,
+    /// With the number of containers created since it set a cpuset.
+    cpuset_owners: BTreeMap<Plugin, u32>,
     consulted: Vec<Plugin>,
 }
 
@@ -53,12 +57,16 @@ impl Peers {
         self.overrides.remove(container_id);
     }
 
-    /// Plugins are told of only while they are connected.
+    /// A plugin counts as long as it is connected, and does it now and then.
     pub fn validated(&mut self, seen: Validated) {
-        self.cpuset_owners.extend(seen.cpuset_owners.into_values().filter(|plugin| !is_ours(plugin)));
         self.consulted = seen.consulted;
         let consulted = &self.consulted;
-        self.cpuset_owners.retain(|plugin| consulted.contains(plugin));
+        self.cpuset_owners.retain(|plugin, n_since| {
+            *n_since += 1;
+            *n_since < FORGOTTEN_AFTER && consulted.contains(plugin)
+        });
+        let owners = seen.cpuset_owners.into_values().filter(|plugin| !is_ours(plugin));
+        self.cpuset_owners.extend(owners.map(|plugin| (plugin, 0)));
     }
 
     /// The cpuset that a CreateContainer or UpdateContainer held for a strict container before our answer.
@@ -78,7 +86,7 @@ impl Peers {
     }
 
     pub fn cpuset_owners(&self) -> impl Iterator<Item = &Plugin> {
-        self.cpuset_owners.iter()
+        self.cpuset_owners.keys()
     }
 
     /// Each kind once, with one of its pods. Ours are counted, not listed.

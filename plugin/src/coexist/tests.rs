@@ -128,6 +128,15 @@ fn a_policy_that_nobody_knows_and_a_file_that_cannot_be_read_are_told() {
     assert_eq!(conflicts(&Facts { published: None, ..facts }), []);
 }
 
+#[test]
+fn a_message_names_the_first_and_counts_the_rest() {
+    let [who, what, remedy] = ["who", "what", "remedy"].map(str::to_owned);
+    let conflicts = vec![Conflict { who, what, remedy }; 10];
+    assert_eq!(message(&conflicts[..2]), "who: what; remedy\nwho: what; remedy");
+    assert_eq!(message(&conflicts).lines().last(), Some("and 2 more"));
+    assert_eq!(message(&[]), "");
+}
+
 fn pod(name: &str, labels: &[(&str, &str)]) -> PodSandbox {
     let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     PodSandbox { name: name.to_owned(), namespace: "n".to_owned(), labels, ..PodSandbox::default() }
@@ -260,6 +269,21 @@ fn a_plugin_that_set_an_ordinary_containers_cpus_is_named_once_and_by_its_nri_na
     peers.validated(validated(std::slice::from_ref(&ours), None));
     assert_eq!(peers.cpuset_owners().count(), 0);
     peers.validated(validated(std::slice::from_ref(&ours), Some(&ours)));
+    assert_eq!(peers.cpuset_owners().count(), 0);
+}
+
+#[test]
+fn a_plugin_that_sets_no_cpuset_any_more_is_forgotten() {
+    let pinner = plugin("10", "pinner");
+    let connected = std::slice::from_ref(&pinner);
+    let mut peers = seen(&[]);
+    for owner in [Some(&pinner), None, Some(&pinner)] {
+        peers.validated(validated(connected, owner));
+        assert_eq!(peers.cpuset_owners().count(), 1);
+    }
+    (0..49).for_each(|_| peers.validated(validated(connected, None)));
+    assert_eq!(peers.cpuset_owners().count(), 1);
+    peers.validated(validated(connected, None));
     assert_eq!(peers.cpuset_owners().count(), 0);
 }
 
