@@ -1,13 +1,9 @@
 //! Keeps the agent itself off the cores that it grants: the first thing it does, before a second thread
 //! exists, so that every later thread and child inherits it.
 
-use nix::{
-    errno::Errno,
-    sched::{CpuSet as Mask, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
+use nix::{errno::Errno, unistd::Pid};
 
-use crate::cores::set::{CpuId, CpuSet};
+use crate::cores::{affinity, set::CpuSet};
 
 #[derive(Debug, thiserror::Error)]
 pub enum HousekeepingError {
@@ -32,18 +28,9 @@ pub fn without_huge_pages() -> Result<(), HousekeepingError> {
 
 pub fn stay_off(isolated: &CpuSet) -> Result<(), HousekeepingError> {
     let this = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this).map_err(HousekeepingError::Read)?;
-    let mut mask = Mask::new();
-    let mut any = false;
-    for cpu in 0..Mask::count() {
-        let id = u32::try_from(cpu).ok().and_then(CpuId::new);
-        if allowed.is_set(cpu).unwrap_or(false) && id.is_some_and(|id| !isolated.contains(id)) {
-            mask.set(cpu).map_err(HousekeepingError::Move)?;
-            any = true;
-        }
-    }
-    if !any {
+    let allowed = affinity::of(this).map_err(HousekeepingError::Read)?;
+    let Some(housekeeping) = allowed.without(isolated) else {
         return Err(HousekeepingError::NoHousekeepingCpu { isolated: isolated.clone() });
-    }
-    sched_setaffinity(this, &mask).map_err(HousekeepingError::Move)
+    };
+    affinity::restrict(this, &housekeeping).map_err(HousekeepingError::Move)
 }

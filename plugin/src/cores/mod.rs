@@ -5,6 +5,7 @@
 
 pub mod set;
 pub mod mask;
+pub mod affinity;
 pub mod token;
 pub mod topology;
 pub mod shared;

@@ -13,7 +13,6 @@ use std::{
 
 use nix::{
     errno::Errno,
-    sched::{CpuSet as Mask, sched_setaffinity},
     sys::{
         signal::{Signal, raise},
         wait::{WaitPidFlag, WaitStatus, waitpid},
@@ -27,7 +26,10 @@ use rustix::{
 };
 
 use super::wait;
-use crate::{agent::shim_file::SHIM, cores::set::CpuSet};
+use crate::{
+    agent::shim_file::SHIM,
+    cores::{affinity, set::CpuSet},
+};
 
 pub const SUBCOMMAND: &str = "exec-child";
 /// As the shim's, and as podman's and env's: the tool in front of the command failed.
@@ -119,11 +121,7 @@ fn run(arguments: &[OsString]) -> Result<Never, NotReady> {
 
 fn move_to(cpus: &CpuSet) -> Result<(), NotReady> {
     let failed = |errno| NotReady::Affinity { cpus: cpus.clone(), errno };
-    let mut mask = Mask::new();
-    for cpu in cpus.iter() {
-        mask.set(cpu.number() as usize).map_err(failed)?;
-    }
-    sched_setaffinity(Pid::from_raw(0), &mask).map_err(failed)
+    affinity::restrict(Pid::from_raw(0), cpus).map_err(failed)
 }
 
 /// No path that somebody else could change, and no mount that could be noexec.

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use nix::{errno::Errno, sched::sched_getaffinity, unistd::Pid};
+use nix::{errno::Errno, unistd::Pid};
 
 use crate::{
     cores::{
+        affinity,
         set::{CpuId, CpuSet},
         topology::{Topology, TopologyError},
     },
@@ -54,7 +55,7 @@ impl Machine {
     pub fn read(sys: &Path, pins: &Path) -> Result<Machine, CpuError> {
         let topology = Topology::read(sys)?;
         let isolated = read_list(&sys.join("devices/system/cpu/isolated"));
-        let allowed = own_affinity()?.unwrap_or_else(|| topology.online.clone());
+        let allowed = affinity::of(Pid::from_raw(0)).map_err(CpuError::Affinity)?;
         Ok(Machine { topology, isolated, allowed, granted: pins::granted(pins)? })
     }
 
@@ -66,12 +67,6 @@ impl Machine {
 /// `None` where the file is not there, or empty.
 pub fn read_list(path: &Path) -> Option<CpuSet> {
     std::fs::read_to_string(path).ok()?.parse().ok()
-}
-
-fn own_affinity() -> Result<Option<CpuSet>, CpuError> {
-    let mask = sched_getaffinity(Pid::from_raw(0)).map_err(CpuError::Affinity)?;
-    let cpus = (0..nix::sched::CpuSet::count()).filter(|cpu| mask.is_set(*cpu).unwrap_or(false));
-    Ok(CpuSet::new(cpus.filter_map(|cpu| CpuId::new(u32::try_from(cpu).ok()?)).collect()))
 }
 
 pub fn choose(asked: Option<&CpuSet>, machine: &Machine) -> Result<CpuSet, CpuRefusal> {

@@ -11,16 +11,23 @@ use std::{
 
 use libbpf_rs::{Object, ProgramInput};
 use memmap2::MmapMut;
-use nix::sys::signal::SigSet;
-use rustix::thread::{self, sched_getcpu, sched_setaffinity};
+use nix::{errno::Errno, sys::signal::SigSet, unistd::Pid};
+use rustix::thread::{self, sched_getcpu};
 
 use super::{
     abi,
     detector::Detector,
     object::{self, WATCH_SELF},
+    rules::set_bit,
     slots::{Slot, Slots},
 };
-use crate::{cores::set::CpuSet, policy::effective::Class};
+use crate::{
+    cores::{
+        affinity,
+        set::{CpuId, CpuSet},
+    },
+    policy::effective::Class,
+};
 
 const N_CALLS: u64 = 64;
 const N_PAGES: usize = 16;
@@ -45,7 +52,7 @@ pub enum SelfTestError {
     #[error(
         "this kernel is not one the guard can watch: it saw no interrupt of user mode on CPU {cpu} for {TICK_WITHIN:?}"
     )]
-    NoInterrupt { cpu: usize },
+    NoInterrupt { cpu: u32 },
 }
 
 pub(super) fn run(
@@ -63,7 +70,7 @@ pub(super) fn on_watched_core<T: Send>(
     slots: &Slots,
     detector: Detector,
     cores: &CpuSet,
-    test: impl FnOnce(usize) -> Result<T, SelfTestError> + Send,
+    test: impl FnOnce(CpuId) -> Result<T, SelfTestError> + Send,
 ) -> Result<T, SelfTestError> {
     thread::membarrier(thread::MembarrierCommand::RegisterPrivateExpedited)
         .map_err(|errno| SelfTestError::Prepare(errno.into()))?;
@@ -87,23 +94,20 @@ pub(super) fn on_watched_core<T: Send>(
 }
 
 /// Edge sees nothing on a CPU that is not in nohz_full, so its test runs on a core that no container has yet.
-fn pin(detector: Detector, cores: &CpuSet) -> io::Result<usize> {
-    let core = cores.iter().next().map(|cpu| cpu.number() as usize);
-    let cpu = match (detector, core) {
-        (Detector::Edge, Some(core)) => core,
-        (Detector::Edge, None) | (Detector::Tracepoint, _) => sched_getcpu(),
+fn pin(detector: Detector, cores: &CpuSet) -> io::Result<CpuId> {
+    let cpu = match detector {
+        Detector::Edge => cores.first(),
+        Detector::Tracepoint => {
+            u32::try_from(sched_getcpu()).ok().and_then(CpuId::new).ok_or(Errno::ERANGE)?
+        }
     };
-    let mut only = thread::CpuSet::new();
-    only.set(cpu);
-    sched_setaffinity(None, &only)?;
+    affinity::restrict(Pid::from_raw(0), &cpu.into())?;
     Ok(cpu)
 }
 
-fn entries_on(cpu: usize) -> abi::qc_grant {
+fn entries_on(cpu: CpuId) -> abi::qc_grant {
     let mut rules = abi::qc_grant::default();
-    if let Some(word) = rules.cpus.get_mut(cpu / 64) {
-        *word |= 1 << (cpu % 64);
-    }
+    set_bit(&mut rules.cpus, cpu.number());
     rules
 }
 
@@ -115,7 +119,7 @@ fn watch_self(object: &Object, slots: &Slots) -> Result<(), SelfTestError> {
     program.test_run(input).map(|_| ()).map_err(SelfTestError::Watch)
 }
 
-fn make_entries(slots: &Slots, cpu: usize) -> Result<(), SelfTestError> {
+fn make_entries(slots: &Slots, cpu: CpuId) -> Result<(), SelfTestError> {
     let counted = |class: Class| slots.counts(Slot::SELF_TEST).entries[class.index()];
     let mut pages = MmapMut::map_anon(N_PAGES * 4096).map_err(SelfTestError::Prepare)?;
 
@@ -133,7 +137,7 @@ fn make_entries(slots: &Slots, cpu: usize) -> Result<(), SelfTestError> {
     let (before, began) = (counted(Class::Interrupt), Instant::now());
     while counted(Class::Interrupt) == before {
         if TICK_WITHIN < began.elapsed() {
-            return Err(SelfTestError::NoInterrupt { cpu });
+            return Err(SelfTestError::NoInterrupt { cpu: cpu.number() });
         }
         std::hint::spin_loop();
     }

@@ -6,13 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::{
-    errno::Errno,
-    sched::{CpuSet as Mask, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
+use nix::{errno::Errno, unistd::Pid};
 
-use crate::cores::set::CpuSet;
+use crate::cores::{affinity, set::CpuSet};
 
 /// kubepods.slice / QoS class / pod / container, below a kind node's two.
 const DEPTH: usize = 7;
@@ -120,19 +116,13 @@ fn collect(cgroup: &Path, depth: usize, pids: &mut BTreeSet<i32>) {
 /// May one of its threads run on another CPU than these? `None`: it is gone.
 pub(super) fn may_leave(pid: i32, cpus: &CpuSet) -> Option<bool> {
     let threads = threads(pid).ok()?;
-    let allowed: Vec<Mask> = threads.iter().filter_map(|tid| sched_getaffinity(*tid).ok()).collect();
-    let inside = |cpu: usize| cpus.iter().any(|shared| shared.number() as usize == cpu);
-    let strays = |mask: &Mask| (0..Mask::count()).any(|cpu| mask.is_set(cpu) == Ok(true) && !inside(cpu));
-    (!allowed.is_empty()).then(|| allowed.iter().any(strays))
+    let allowed: Vec<CpuSet> = threads.iter().filter_map(|tid| affinity::of(*tid).ok()).collect();
+    (!allowed.is_empty()).then(|| allowed.iter().any(|allowed| !allowed.is_subset(cpus)))
 }
 
 /// All threads, also those that are made meanwhile; their children inherit it. A thread or process that is gone is
 /// no error.
 pub(super) fn move_to(pid: i32, cpus: &CpuSet) -> Result<(), Errno> {
-    let mut mask = Mask::new();
-    for cpu in cpus.iter() {
-        mask.set(cpu.number() as usize)?;
-    }
     let mut moved = BTreeSet::new();
     for _round in 0..ROUNDS {
         let all = threads(pid).unwrap_or_default();
@@ -141,7 +131,7 @@ pub(super) fn move_to(pid: i32, cpus: &CpuSet) -> Result<(), Errno> {
             return Ok(());
         }
         for tid in new {
-            match sched_setaffinity(tid, &mask) {
+            match affinity::restrict(tid, cpus) {
                 Ok(()) | Err(Errno::ESRCH) => moved.insert(tid),
                 Err(errno) => return Err(errno),
             };
@@ -229,9 +219,7 @@ mod tests {
     fn a_process_is_moved_with_its_threads_and_one_that_is_gone_is_no_error() {
         let mut child = Command::new("/bin/sleep").arg("60").stdin(Stdio::null()).spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        let allowed = sched_getaffinity(Pid::from_raw(pid)).unwrap();
-        let first = (0..Mask::count()).find(|cpu| allowed.is_set(*cpu) == Ok(true)).unwrap();
-        let first: CpuSet = first.to_string().parse().unwrap();
+        let first = CpuSet::from(affinity::of(Pid::from_raw(pid)).unwrap().first());
         move_to(pid, &first).unwrap();
         assert_eq!(may_leave(pid, &first), Some(false));
         let (_, parent) = names(pid);
