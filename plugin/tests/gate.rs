@@ -17,7 +17,10 @@ use std::{
 use quietcore::{
     agent::{cpus_file::CpusFiles, gate::Gate},
     arm::plan::SHIM_PATH,
-    coexist::known::Known,
+    coexist::{
+        known::Known,
+        watch::{Coexistence, KubeletFiles},
+    },
     cores::{grants::Grants, set::CpuSet, token::Token, topology::Topology},
     guard::{detector::Detector, load::Guard},
     metrics::Metrics,
@@ -69,7 +72,7 @@ impl World {
             cpus_files: CpusFiles::open(state.path(), std::iter::empty()),
             quiet,
             seen: tokio::sync::watch::Sender::default(),
-            peers: Arc::default(),
+            coexistence: coexistence(state.path()),
         };
         World { gate, _state: state }
     }
@@ -85,6 +88,13 @@ impl World {
             ..ordinary()
         }
     }
+}
+
+/// Of a kubelet that is not there.
+fn coexistence(state: &Path) -> Coexistence {
+    let (_, view) = tokio::sync::watch::channel(None);
+    let files = KubeletFiles::beside(&state.join("device-plugins"));
+    Coexistence { files, view, sooner: Arc::default(), peers: Arc::default() }
 }
 
 /// Of a kernel that has no settings at all.
@@ -187,7 +197,7 @@ async fn a_released_node_creates_ordinary_containers_only() {
 #[tokio::test]
 async fn who_else_sets_cpusets_is_known_from_ordinary_containers_alone() {
     let mut world = World::new();
-    let known = |world: &World| world.gate.peers.lock().unwrap().clone();
+    let known = |world: &World| world.gate.coexistence.peers().clone();
     let labels = [("app.kubernetes.io/name".to_owned(), "dra-driver-cpu".to_owned())].into();
     let nri = Mount { source: "/var/run/nri".to_owned(), ..Mount::default() };
     let driver = Container { id: "driver".to_owned(), mounts: vec![nri], ..ordinary() };
@@ -212,7 +222,7 @@ async fn whoever_wants_a_strict_container_elsewhere_is_remembered_until_it_ends(
     strict.linux = Some(LinuxContainer { resources: Some(on("0")), ..LinuxContainer::default() });
     world.gate.create(pod(), strict.clone()).unwrap();
     let asked = |world: &World| -> Vec<String> {
-        let peers = world.gate.peers.lock().unwrap();
+        let peers = world.gate.coexistence.peers();
         peers.overrides().map(|set| format!("{} on {}", set.container, set.asked)).collect()
     };
     assert_eq!(asked(&world), ["default/poller/app on 0"]);
@@ -273,7 +283,7 @@ async fn shared_cpus_are_housekeeping_ones_and_the_container_is_told_which() {
     assert_eq!(told, "QUIETCORE_CPUS=1\nQUIETCORE_SHARED_CPUS=0\n");
 
     let grant = world.gate.grants.read(|ledger| ledger.grant(&strict.id)).unwrap();
-    assert_eq!((grant.cpus, grant.claim.shared), (cpus("1"), Some(cpus("0"))));
+    assert_eq!((grant.cpus, grant.claim.place.shared), (cpus("1"), Some(cpus("0"))));
     let update = world.gate.update(strict, LinuxResources::default()).unwrap();
     assert_eq!(cpuset(update.linux.unwrap().resources), both);
 }

@@ -84,7 +84,10 @@ pub fn info(grant: &Grant) -> ContainerInfo {
 mod tests {
     use super::*;
     use crate::{
-        cores::ledger::{Claim, Holder},
+        cores::{
+            ledger::{Claim, Holder, Place},
+            set::CpuSet,
+        },
         policy::accept::node_default,
     };
 
@@ -97,11 +100,11 @@ mod tests {
             slot,
             plan: String::new(),
             policy: node_default(),
-            shared: None,
             pid: None,
-            cgroup: String::new(),
+            place: Place::default(),
         };
-        Grant { holder, cpus: "1".parse().unwrap(), claim }
+        let cores: CpuSet = "1".parse().unwrap();
+        Grant { holder, cpus: cores.clone(), cores, claim }
     }
 
     #[test]

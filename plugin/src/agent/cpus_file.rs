@@ -31,8 +31,9 @@ impl CpusFiles {
     /// Forgets the files that no claimed container has.
     pub fn open(state_dir: &Path, claimed: impl Iterator<Item = Grant>) -> CpusFiles {
         let files = CpusFiles { folder: state_dir.join("cpus") };
-        let kept: BTreeSet<PathBuf> =
-            claimed.map(|grant| files.path(&content(&grant.cpus, grant.claim.shared.as_ref()))).collect();
+        let kept: BTreeSet<PathBuf> = claimed
+            .map(|grant| files.path(&content(&grant.cpus, grant.claim.place.shared.as_ref())))
+            .collect();
         // A container that runs keeps what it has mounted. What cannot be removed does no harm.
         for entry in fs::read_dir(&files.folder).into_iter().flatten().flatten() {
             if !kept.contains(&entry.path()) {

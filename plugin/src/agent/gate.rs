@@ -2,12 +2,7 @@
 //! container. Decides from memory; the only IO is /proc/PID/status, a small file that is not synced, and the guard's
 //! own memory and maps.
 
-use std::{
-    collections::HashSet,
-    fs,
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashSet, fs, path::PathBuf, sync::Arc};
 
 use quietcore_proto::nri::{
     Container, ContainerAdjustment, ContainerState, ContainerUpdate, LinuxResources, PodSandbox,
@@ -16,10 +11,11 @@ use quietcore_proto::nri::{
 use super::{containers::Containers, cpus_file::CpusFiles, quieting::tell_shortcomings};
 use crate::{
     arm::plan::{SHIM_PATH, shim_plan},
-    coexist::peers::Peers,
+    coexist::watch::Coexistence,
     cores::{
+        device,
         grants::Grants,
-        ledger::{Grant, Holder, LedgerRefusal, Stranger},
+        ledger::{Grant, Holder, LedgerRefusal, Place, Stranger},
         shared,
         token::{self, Token},
         topology::Topology,
@@ -63,7 +59,7 @@ pub struct Gate {
     pub quiet: Quiet,
     pub seen: tokio::sync::watch::Sender<Seen>,
     /// Who else sets cpusets here.
-    pub peers: Arc<Mutex<Peers>>,
+    pub coexistence: Coexistence,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -90,8 +86,6 @@ enum GateRefusal {
          armed: use arm.at: Settled in the policy, sharedCpus: 0, or a node that has bpf among the lsm= of its kernel"
     )]
     Misled,
-    #[error("this agent does not take cores from the runtime yet: set cores.from: Devices in the policy")]
-    FromRuntime,
     #[error("look at the container's first process {pid}: {why}")]
     Process { pid: u32, why: String },
 }
@@ -104,35 +98,46 @@ impl Gate {
     ) -> Result<Option<ContainerAdjustment>, Box<dyn std::error::Error>> {
         let token = container.annotations.get(token::ANNOTATION);
         let has_cores = token.is_some() || has_tripwire(container);
-        let policy = match resolve(&pod.annotations, &container.name, has_cores)? {
+        let (policy, cores_of) = match resolve(&pod.annotations, &container.name, has_cores)? {
             Choice::Untouched => return Ok(None),
-            Choice::NodeDefault => node_default(),
+            Choice::NodeDefault => (node_default(), CoresOf::Devices),
             Choice::Policy(named) => {
                 let policy = self.policies.find(&pod.namespace, &named.policy)?;
-                match named.cores(&policy)? {
-                    CoresOf::Nobody => return Ok(None),
-                    CoresOf::Devices => policy,
-                    CoresOf::Runtime => return Err(GateRefusal::FromRuntime.into()),
-                }
+                let cores_of = named.cores(&policy)?;
+                (policy, cores_of)
             }
         };
+        let by_runtime = match cores_of {
+            CoresOf::Nobody => return Ok(None),
+            CoresOf::Devices => false,
+            CoresOf::Runtime => true,
+        };
         self.check_runtime()?;
-        let token = Token::of(token.ok_or(GateRefusal::NoToken)?);
-        let cpus = self.grants.read(|ledger| ledger.cpus_of(&token))?;
+        let (token, cores) = if by_runtime {
+            let isolated = self.grants.read(|ledger| ledger.isolated().clone());
+            let siblings = |cpu| self.topology.siblings_of(cpu);
+            (None, self.coexistence.runtime_cpus(pod, container, &isolated, siblings)?)
+        } else {
+            let token = Token::of(token.ok_or(GateRefusal::NoToken)?);
+            let cores = self.grants.read(|ledger| ledger.cpus_of(&token))?;
+            (Some(token), cores)
+        };
+        let cpus = device::cpus_for(policy.cores.one_thread, &self.topology, &cores);
         refuse_ticking(policy.cores.nohz, &cpus, self.quiet.boot())?;
         if self.guard.provider.misleads(self.guard.detector, &policy) {
             return Err(GateRefusal::Misled.into());
         }
         let housekeeping = self.grants.read(|ledger| ledger.housekeeping(&self.topology.online));
         let shared = shared::nearest(&self.topology, &housekeeping, &cpus, policy.cores.shared)?;
-        let shared = shared.as_ref();
-        let plan = shim_plan(&cpus, shared, &policy, self.guard.provider);
-        let mems = self.topology.mems_of(&shared::with(&cpus, shared));
-        let cpus_on_node = self.cpus_files.write(&cpus, shared)?;
+        let all = shared::with(&cpus, shared.as_ref());
+        let plan = shim_plan(&cpus, shared.as_ref(), &policy, self.guard.provider);
+        let mems = self.topology.mems_of(&all);
+        let cpus_on_node = self.cpus_files.write(&cpus, shared.as_ref())?;
         let wanted = Wanted {
             cpus: &cpus,
-            shared,
+            shared: shared.as_ref(),
             mems: mems.as_deref(),
+            by_runtime,
             shim_on_node: &self.shim_on_node.to_string_lossy(),
             cpus_on_node: &cpus_on_node.to_string_lossy(),
             plan: &plan,
@@ -144,22 +149,24 @@ impl Gate {
             pod_uid: pod.uid.clone(),
             container: container.name.clone(),
         };
+        let place = Place {
+            cpus: Some(cpus).filter(|cpus| *cpus != cores),
+            shared,
+            cgroup: cgroups_path(container).to_owned(),
+        };
         let claimed = self.grants.change(|ledger| {
-            let claimed = ledger.claim(&token, &holder, &container.id, &plan, &policy)?;
-            ledger.share(&container.id, shared.cloned());
-            ledger.located(&container.id, cgroups_path(container));
+            let claimed = match token {
+                Some(token) => ledger.claim(&token, &holder, &container.id, &plan, &policy),
+                None => ledger.claim_of_runtime(cores, &holder, &container.id, &plan, &policy),
+            }?;
+            ledger.placed(&container.id, place);
             Ok::<_, LedgerRefusal>(claimed)
         })?;
         if let Some(replaced) = claimed.replaced {
             self.forget(&replaced);
         }
-        self.peers().asked(&container.id, &holder, cpus_of(container), &shared::with(&cpus, shared));
+        self.coexistence.peers().asked(&container.id, &holder, cpus_of(container), &all);
         Ok(Some(adjustment))
-    }
-
-    fn peers(&self) -> MutexGuard<'_, Peers> {
-        // A panic ends the agent (panic = "abort"), so a lock is never poisoned.
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check_runtime(&self) -> Result<(), GateRefusal> {
@@ -182,7 +189,7 @@ impl Gate {
             fs::read_to_string(format!("/proc/{pid}/status")).map_err(|error| process(error.to_string()))?;
         let facts = init_facts(&status).map_err(|error| process(error.to_string()))?;
         let Grant { cpus, claim, .. } = &grant;
-        let given = shared::with(cpus, claim.shared.as_ref());
+        let given = shared::with(cpus, claim.place.shared.as_ref());
         verify(container, &claim.plan, &given, &claim.policy, self.guard.provider, &facts)?;
         let pid = i32::try_from(pid).map_err(|error| process(error.to_string()))?;
         let lacking = self.quiet.ready(&container.id, claim.policy.cores.nohz)?;
@@ -223,7 +230,7 @@ impl Gate {
     }
 
     fn end(&self, container: &Container) {
-        self.peers().ended(&container.id);
+        self.coexistence.peers().ended(&container.id);
         if let Some(grant) = self.grants.change(|ledger| ledger.release(&container.id)) {
             tracing::info!(step = 3, pod = grant.holder.pod, cpus = %grant.cpus, "cores are free again");
             self.forget(&grant);
@@ -277,7 +284,9 @@ impl Handler for Gate {
         let is_live = |container: &&Container| container.state != ContainerState::ContainerStopped as i32;
         let live = || containers.iter().filter(is_live);
         let with_pod = |container: &'_ Container| pods.iter().find(|pod| pod.id == container.pod_sandbox_id);
-        self.peers().synchronized(live().filter_map(|container| Some((with_pod(container)?, container))));
+        self.coexistence
+            .peers()
+            .synchronized(live().filter_map(|container| Some((with_pod(container)?, container))));
         let strict = live().filter(|container| looks_strict(container));
         let strict = strict.filter_map(|container| stranger(container, &pods)).collect();
         let ids: Vec<String> = live().map(|container| container.id.clone()).collect();
@@ -306,7 +315,7 @@ impl Handler for Gate {
         pod: PodSandbox,
         container: Container,
     ) -> Result<Option<ContainerAdjustment>, Refusal> {
-        self.peers().created(&pod, &container);
+        self.coexistence.peers().created(&pod, &container);
         self.decide_create(&pod, &container).map_err(|refusal| {
             tracing::warn!(step = 4, namespace = pod.namespace, pod = pod.name, container = container.name, %refusal, "not created");
             Refusal::of(&*refusal)
@@ -326,11 +335,12 @@ impl Handler for Gate {
 
     fn update(&mut self, container: Container, requested: LinuxResources) -> Option<ContainerUpdate> {
         let grant = self.grants.read(|ledger| ledger.grant(&container.id))?;
-        let cpus = shared::with(&grant.cpus, grant.claim.shared.as_ref());
+        let cpus = shared::with(&grant.cpus, grant.claim.place.shared.as_ref());
         let mems = self.topology.mems_of(&cpus);
         let asked = requested.cpu.as_ref().map_or("", |cpu| cpu.cpus.as_str());
-        self.peers().asked(&container.id, &grant.holder, asked, &cpus);
-        Some(adjust::keep(&container.id, requested, &cpus, mems.as_deref()))
+        self.coexistence.peers().asked(&container.id, &grant.holder, asked, &cpus);
+        let by_runtime = grant.claim.policy.cores.from_runtime;
+        Some(adjust::keep(&container.id, requested, (!by_runtime).then_some(&cpus), mems.as_deref()))
     }
 
     fn stop(&mut self, container: Container) {
@@ -342,7 +352,7 @@ impl Handler for Gate {
     }
 
     fn validated(&mut self, seen: Validated) {
-        self.peers().validated(seen);
+        self.coexistence.peers().validated(seen);
     }
 }
 

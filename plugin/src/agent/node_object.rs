@@ -34,7 +34,9 @@ use crate::{
         load::{Guard, GuardError},
         tax::Tax,
     },
+    node::Missing,
     quiet::worker::Quiet,
+    violation::text::fit_note,
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -49,6 +51,8 @@ pub struct NodeObject {
     pub seen: watch::Sender<Seen>,
     pub published: watch::Sender<Option<Published>>,
     pub quiet: Quiet,
+    /// Boot settings that were written and are not in force.
+    pub missing: watch::Receiver<Vec<Missing>>,
     pub coexistence: Coexistence,
     pub registered: watch::Receiver<bool>,
     /// Why this node publishes nothing, if it does not.
@@ -172,8 +176,19 @@ impl NodeObject {
             None => condition("Quiet", "True", ConditionReason::AllKept, String::new(), before),
             Some(words) => condition("Quiet", "False", ConditionReason::NotAllKept, words, before),
         });
-        // Nothing runs under cores.from: Runtime yet, so nobody is wanted on these CPUs.
-        let others = self.coexistence.conflicts(published.as_ref(), &[]);
+        conditions.push(match self.missing.borrow().as_slice() {
+            [] => condition("RebootRequired", "False", ConditionReason::InForce, String::new(), before),
+            missing => {
+                let words = missing.iter().map(|missing| format!("{}: {}", missing.parameter, missing.found));
+                let words = fit_note(words.collect::<Vec<_>>().join("; "));
+                condition("RebootRequired", "True", ConditionReason::NotInForce, words, before)
+            }
+        });
+        let from_runtime = grants.iter().filter(|grant| grant.claim.policy.cores.from_runtime);
+        let from_runtime: Vec<(String, String)> = from_runtime
+            .map(|grant| (grant.holder.pod_uid.clone(), grant.holder.container.clone()))
+            .collect();
+        let others = self.coexistence.conflicts(published.as_ref(), &from_runtime);
         conditions.push(match others.as_slice() {
             [] => condition("Conflicted", "False", ConditionReason::NobodyElse, String::new(), before),
             others => {
@@ -221,7 +236,7 @@ fn holder(grant: &Grant) -> String {
 }
 
 fn core(cpu: CpuId, grants: &[Grant]) -> Core {
-    let holder = grants.iter().find(|grant| grant.cpus.contains(cpu)).map(holder);
+    let holder = grants.iter().find(|grant| grant.cores.contains(cpu)).map(holder);
     let state = if holder.is_some() { CoreState::Granted } else { CoreState::Free };
     Core { cpu: i64::from(cpu.number()), state, holder, ..Core::default() }
 }

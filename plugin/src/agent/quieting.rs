@@ -2,12 +2,27 @@
 //!
 //! The words are pure; the worker in `quiet` does the work, and looks whenever the ledger has changed.
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::watch;
 
 use super::containers::Containers;
 use crate::{
-    cores::{grants::Grants, set::CpuSet, topology::Topology},
-    exec::cpu::read_list,
+    coexist::watch::Coexistence,
+    cores::{
+        device,
+        grants::Grants,
+        replay,
+        set::{CpuId, CpuSet},
+        stale::{Kubelet, Unheld},
+        topology::{Topology, boot},
+    },
+    node::{self, Missing},
     quiet::{
         judge::Boot,
         kernel::Host,
@@ -16,6 +31,9 @@ use crate::{
     },
     report::{ContainerInfo, Reason, Reporter, Subject},
 };
+
+/// They change with a boot, or by a command that a person runs.
+const BOOT_SETTINGS_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 pub enum QuietingError {
@@ -46,13 +64,26 @@ pub fn start(
         journal: state_dir.join("settings.json"),
         grants: Arc::clone(&owners.grants),
         housekeeping: topology.online.without(isolated).ok_or(QuietingError::NoHousekeeping)?,
-        boot: Boot {
-            nohz_full: topology.nohz_full.clone(),
-            isolated: read_list(&host_root.join("sys/devices/system/cpu/isolated")),
-        },
+        boot: Boot { nohz_full: topology.nohz_full.clone(), isolated: isolated_by_boot(host_root, topology) },
     };
     let (owners, proc) = (owners.clone(), host_root.join("proc"));
     Ok(start.spawn(Box::new(move |drift| owners.tell(drift, &proc)))?)
+}
+
+/// sysfs shows the boot's and, on a kernel whose partitions drive housekeeping (7.0), also ours: the command line is
+/// asked first.
+fn isolated_by_boot(host_root: &Path, topology: &Topology) -> Option<CpuSet> {
+    let n_cpus = topology.possible.iter().last().map_or(0, CpuId::number) + 1;
+    let masks =
+        fs::read_to_string(host_root.join("proc/cmdline")).ok().map(|text| boot::parse(&text, n_cpus));
+    match masks {
+        Some(Ok(masks)) => masks.domain,
+        Some(Err(error)) => {
+            tracing::warn!(%error, "the kernel's command line");
+            topology.isolated.clone()
+        }
+        None => topology.isolated.clone(),
+    }
 }
 
 /// Everything that changes the ledger changes what is to be quiet.
@@ -60,6 +91,48 @@ pub async fn follow(grants: Arc<Grants>, quiet: Quiet) {
     let mut revisions = grants.revisions();
     while revisions.changed().await.is_ok() {
         quiet.look();
+    }
+}
+
+/// What `quietcore node apply` wrote on this node and the running kernel was not booted with.
+pub fn follow_boot_settings(state_dir: PathBuf, host_root: PathBuf) -> watch::Receiver<Vec<Missing>> {
+    let (sender, missing) = watch::channel(Vec::new());
+    tokio::spawn(async move {
+        let mut every = tokio::time::interval(BOOT_SETTINGS_EVERY);
+        loop {
+            every.tick().await;
+            match node::reboot_required(&state_dir, &host_root) {
+                Ok(now) => sender.send_if_modified(|known| std::mem::replace(known, now.clone()) != now),
+                Err(error) => {
+                    tracing::warn!(%error, "whether boot settings are in force is not known");
+                    false
+                }
+            };
+        }
+    });
+    missing
+}
+
+/// Of allocations that neither a container, nor the kubelet's list of pods, nor its checkpoint knows any more.
+pub async fn forget_stale(grants: Arc<Grants>, coexistence: Coexistence, topology: Arc<Topology>) {
+    let mut view = coexistence.view.clone();
+    let mut unheld = Unheld::default();
+    let since = tokio::time::Instant::now();
+    while view.changed().await.is_ok() {
+        let view = view.borrow_and_update().clone();
+        let (Some(view), Ok(replays)) = (view, replay::read(&coexistence.files.device_checkpoint)) else {
+            continue;
+        };
+        let forgotten = grants.change(|ledger| {
+            let cpus_of = |ids: &[String]| device::cpus(ids, &topology).ok();
+            let kubelet = Kubelet { view: &view, replays: &replays };
+            let stale = unheld.look(since.elapsed(), ledger.allocations(), kubelet, cpus_of);
+            ledger.forget(&stale);
+            stale.len()
+        });
+        if forgotten != 0 {
+            tracing::info!(step = 3, forgotten, "allocations that nobody holds any more");
+        }
     }
 }
 

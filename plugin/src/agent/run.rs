@@ -45,6 +45,7 @@ use crate::{
         support::{Kernel, SupportError},
     },
     metrics::Metrics,
+    node::Missing,
     nri::session,
     policy::{
         dir::{self, DirError},
@@ -100,6 +101,8 @@ struct Parts {
     seen: watch::Sender<Seen>,
     published: watch::Sender<Option<Published>>,
     quiet: Quiet,
+    /// Boot settings that were written and are not in force.
+    missing: watch::Receiver<Vec<Missing>>,
     coexistence: Coexistence,
 }
 
@@ -154,8 +157,14 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
         readiness: Arc::new(Readiness::of(&["kubelet", "nri", "policies"])),
         seen: watch::Sender::default(),
         published: watch::Sender::default(),
+        missing: quieting::follow_boot_settings(state_dir.clone(), host_root),
         coexistence: start_coexistence(&kubelet_dir),
     };
+    tokio::spawn(quieting::forget_stale(
+        Arc::clone(&parts.grants),
+        parts.coexistence.clone(),
+        Arc::clone(&parts.topology),
+    ));
     let pages = Arc::new(Pages { registry, readiness: Arc::clone(&parts.readiness) });
     tokio::spawn(http::serve(http::listen(listen).await?, pages));
     tokio::spawn(reporting);
@@ -255,7 +264,7 @@ fn start_nri(parts: &Parts, metrics: Arc<Metrics>, socket: PathBuf, shim_on_node
         cpus_files,
         quiet: parts.quiet.clone(),
         seen: parts.seen.clone(),
-        peers: Arc::clone(&parts.coexistence.peers),
+        coexistence: parts.coexistence.clone(),
     };
     gate.remember_running();
     let (state, mut states) = watch::channel(session::State::default());
@@ -340,6 +349,7 @@ fn start_kubernetes(
         seen: parts.seen.clone(),
         published: parts.published.clone(),
         quiet: parts.quiet.clone(),
+        missing: parts.missing.clone(),
         coexistence: parts.coexistence.clone(),
         registered,
         stand_by: standing_by,

@@ -176,7 +176,7 @@ impl Visitors {
             // Whoever was quick is gone by now: the guard's words are all there is.
             for Sighting { key, visitor } in first.into_iter().chain(sightings.try_iter()) {
                 if let Some((_, grant)) = grants.iter().find(|(known, _)| *known == key)
-                    && grant.claim.shared.is_none()
+                    && grant.claim.place.shared.is_none()
                 {
                     self.tell_by_name(key, grant, seen.entry(key).or_default(), visitor);
                 }
@@ -220,7 +220,7 @@ impl Visitors {
     }
 
     fn visited(&self, key: Key, grant: &Grant, pid: i32, seen: &mut Seen) {
-        let shared = grant.claim.shared.as_ref();
+        let shared = grant.claim.place.shared.as_ref();
         let strays = match shared.map(|shared| processes::may_leave(pid, shared)) {
             None => true,
             Some(Some(strays)) => strays,

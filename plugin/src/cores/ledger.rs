@@ -8,16 +8,15 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    set::{CpuId, CpuSet},
-    shared,
-    token::Token,
-};
+use super::{set::CpuSet, shared, token::Token};
 use crate::{
     guard::slots::Slot,
     policy::effective::{Effective, PolicyRef},
-    quiet::catalogue::Quieted,
 };
+
+mod live;
+
+pub use live::Wanted;
 
 /// Beyond this number, allocations that nothing runs on are forgotten, the oldest first.
 const MAX_ALLOCATIONS: usize = 1024;
@@ -44,11 +43,21 @@ pub struct Claim {
     pub slot: Slot,
     pub plan: String,
     pub policy: Effective,
+    /// The container's init, once it was started.
+    pub pid: Option<i32>,
+    #[serde(flatten)]
+    pub place: Place,
+}
+
+/// Where a container may run.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Those of its cores' CPUs that are in its cpuset. `None`: all.
+    #[serde(default)]
+    pub cpus: Option<CpuSet>,
     /// Housekeeping CPUs in its cpuset: others may have the same.
     #[serde(default)]
     pub shared: Option<CpuSet>,
-    /// The container's init, once it was started.
-    pub pid: Option<i32>,
     /// Its cgroup, as the runtime names it.
     #[serde(default)]
     pub cgroup: String,
@@ -61,12 +70,18 @@ pub struct Allocation {
     pub number: u64,
     pub holder: Option<Holder>,
     pub claim: Option<Claim>,
+    /// By another allocator (`cores.from: Runtime`): no token was given out, and it is gone with its container.
+    #[serde(default)]
+    pub from_runtime: bool,
 }
 
 /// A claimed allocation, with everything that later steps carry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     pub holder: Holder,
+    /// Whole physical cores, which nobody else gets.
+    pub cores: CpuSet,
+    /// Those of their CPUs that the container may run on.
     pub cpus: CpuSet,
     pub claim: Claim,
 }
@@ -75,15 +90,6 @@ impl Grant {
     pub fn policy_ref(&self) -> Option<&PolicyRef> {
         self.claim.policy.source.as_ref()
     }
-}
-
-/// Cores that are to be quiet now, and for whom.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
-    pub number: u64,
-    /// `None`: the kubelet has given them away, and the container is not created yet.
-    pub container_id: Option<String>,
-    pub quieted: Quieted,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -177,13 +183,18 @@ impl Ledger {
         for (idx, one) in grants.iter().enumerate() {
             let rest = &grants[idx + 1..];
             let shares =
-                |other: &&Grant| other.cpus.overlaps(&one.cpus) || other.claim.slot == one.claim.slot;
+                |other: &&Grant| other.cores.overlaps(&one.cores) || other.claim.slot == one.claim.slot;
             if let Some(other) = rest.iter().find(shares) {
                 let [one, other] = [one, other].map(|grant| grant.claim.container_id.clone());
                 return Err(Contradiction::Shared { one, other });
             }
         }
         Ok(ledger)
+    }
+
+    /// What this node may grant.
+    pub fn isolated(&self) -> &CpuSet {
+        &self.isolated
     }
 
     pub fn saved(&self) -> &Saved {
@@ -198,7 +209,9 @@ impl Ledger {
         self.revision += 1;
         let number = self.saved.next_number;
         self.saved.next_number += 1;
-        self.saved.allocations.insert(token, Allocation { cpus, number, holder: None, claim: None });
+        self.saved
+            .allocations
+            .insert(token, Allocation { cpus, number, holder: None, claim: None, from_runtime: false });
         while MAX_ALLOCATIONS < self.saved.allocations.len() {
             let unused = self.saved.allocations.iter().filter(|(_, allocation)| allocation.claim.is_none());
             // A pod that was seen may only wait for its restart; one that never came is likely gone.
@@ -210,8 +223,33 @@ impl Ledger {
     }
 
     pub fn cpus_of(&self, token: &Token) -> Result<CpuSet, LedgerRefusal> {
-        let allocation = self.saved.allocations.get(token).ok_or(LedgerRefusal::UnknownToken)?;
-        Ok(allocation.cpus.clone())
+        // What the runtime gave has no token that a container could bring.
+        let allocation = self.saved.allocations.get(token).filter(|allocation| !allocation.from_runtime);
+        Ok(allocation.ok_or(LedgerRefusal::UnknownToken)?.cpus.clone())
+    }
+
+    /// For CPUs that another allocator gave this very container: as `claim`, without a token of the kubelet's.
+    pub fn claim_of_runtime(
+        &mut self,
+        cpus: CpuSet,
+        holder: &Holder,
+        container_id: &str,
+        plan: &str,
+        policy: &Effective,
+    ) -> Result<Claimed, LedgerRefusal> {
+        let token = Token::of(&format!("runtime/{}/{}", holder.pod_uid, holder.container));
+        let before = self.saved.allocations.remove(&token);
+        let number = self.saved.next_number;
+        self.saved.next_number += 1;
+        let claim = before.as_ref().and_then(|before| before.claim.clone());
+        let allocation = Allocation { cpus, number, holder: Some(holder.clone()), claim, from_runtime: true };
+        self.saved.allocations.insert(token.clone(), allocation);
+        let claimed = self.claim(&token, holder, container_id, plan, policy);
+        if claimed.is_err() {
+            self.saved.allocations.remove(&token);
+            self.saved.allocations.extend(before.map(|before| (token, before)));
+        }
+        claimed
     }
 
     /// Binds the token at its first use and marks its CPUs as taken by this container.
@@ -245,26 +283,25 @@ impl Ledger {
             slot,
             plan: plan.to_owned(),
             policy: policy.clone(),
-            shared: None,
             pid: None,
-            cgroup: String::new(),
+            place: Place::default(),
         };
-        let number = allocation.number;
+        let (number, from_runtime) = (allocation.number, allocation.from_runtime);
         if let Some(earlier) = &replaced {
             self.release(&earlier.claim.container_id);
         }
         self.forget_superseded(number, holder, &cpus);
         let (cpus_, holder_, claim_) = (cpus.clone(), Some(holder.clone()), Some(claim.clone()));
-        let allocation = Allocation { cpus: cpus_, number, holder: holder_, claim: claim_ };
+        let allocation = Allocation { cpus: cpus_, number, holder: holder_, claim: claim_, from_runtime };
         self.saved.allocations.insert(token.clone(), allocation);
         self.revision += 1;
-        Ok(Claimed { grant: Grant { holder: holder.clone(), cpus, claim }, replaced })
+        Ok(Claimed { grant: Grant { holder: holder.clone(), cores: cpus.clone(), cpus, claim }, replaced })
     }
 
     /// Who else still runs on one of these CPUs.
     fn in_the_way(&self, holder: &Holder, cpus: &CpuSet) -> Option<Holder> {
         // Shared ones may be among those that this run of the agent grants, and the earlier one did not.
-        let taken = |grant: &Grant| shared::with(&grant.cpus, grant.claim.shared.as_ref());
+        let taken = |grant: &Grant| shared::with(&grant.cores, grant.claim.place.shared.as_ref());
         let claimed = self.grants().map(|grant| (grant.holder.clone(), taken(&grant)));
         let strangers =
             self.strangers.iter().map(|stranger| (stranger.holder.clone(), stranger.cpus.clone()));
@@ -286,27 +323,6 @@ impl Ledger {
         Slot::all().find(|slot| !taken(slot)).ok_or(LedgerRefusal::NoSlot)
     }
 
-    /// Of these, what is nobody's grant and cannot become one: a container that an earlier run of the agent left may
-    /// hold what is not isolated any more.
-    pub fn housekeeping(&self, online: &CpuSet) -> Vec<CpuId> {
-        let allocations = self.saved.allocations.values();
-        let granted: Vec<&CpuSet> = allocations
-            .filter(|allocation| allocation.claim.is_some())
-            .map(|allocation| &allocation.cpus)
-            .collect();
-        let free = |cpu: &CpuId| !granted.iter().any(|cpus| cpus.contains(*cpu));
-        online.iter().filter(|cpu| !self.isolated.contains(*cpu)).filter(free).collect()
-    }
-
-    /// Of a claim just made.
-    pub fn share(&mut self, container_id: &str, shared: Option<CpuSet>) {
-        let claims = self.saved.allocations.values_mut().filter_map(|allocation| allocation.claim.as_mut());
-        for claim in claims.filter(|claim| claim.container_id == container_id) {
-            claim.shared.clone_from(&shared);
-            self.revision += 1;
-        }
-    }
-
     pub fn started(&mut self, container_id: &str, pid: i32) {
         let claims = self.saved.allocations.values_mut().filter_map(|allocation| allocation.claim.as_mut());
         for claim in claims.filter(|claim| claim.container_id == container_id) {
@@ -322,6 +338,8 @@ impl Ledger {
         for allocation in self.saved.allocations.values_mut() {
             allocation.claim.take_if(|claim| claim.container_id == container_id);
         }
+        // The next instance is given its CPUs anew.
+        self.saved.allocations.retain(|_, allocation| !allocation.from_runtime || allocation.claim.is_some());
         self.revision += 1;
         Some(grant)
     }
@@ -333,48 +351,10 @@ impl Ledger {
     pub fn grants(&self) -> impl Iterator<Item = Grant> + '_ {
         self.saved.allocations.values().filter_map(|allocation| {
             let (holder, claim) = (allocation.holder.clone()?, allocation.claim.clone()?);
-            Some(Grant { holder, cpus: allocation.cpus.clone(), claim })
+            let cores = allocation.cpus.clone();
+            let cpus = claim.place.cpus.clone().unwrap_or_else(|| cores.clone());
+            Some(Grant { holder, cores, cpus, claim })
         })
-    }
-
-    /// Of a claim just made: where its cgroup will be.
-    pub fn located(&mut self, container_id: &str, cgroup: &str) {
-        let claims = self.saved.allocations.values_mut().filter_map(|allocation| allocation.claim.as_mut());
-        for claim in claims.filter(|claim| claim.container_id == container_id) {
-            cgroup.clone_into(&mut claim.cgroup);
-            self.revision += 1;
-        }
-    }
-
-    /// Whose cores are to be quiet: those of live containers, and those that no container was created for yet. What
-    /// only waits for a restart of its container is nobody's.
-    pub fn wanted(&self) -> impl Iterator<Item = Wanted> + '_ {
-        let allocations = self.saved.allocations.values();
-        let wanted =
-            allocations.filter(|allocation| allocation.claim.is_some() || allocation.holder.is_none());
-        wanted.map(|allocation| {
-            let claim = allocation.claim.as_ref();
-            let asked = claim.map(|claim| &claim.policy.cores);
-            Wanted {
-                number: allocation.number,
-                container_id: claim.map(|claim| claim.container_id.clone()),
-                quieted: Quieted {
-                    cores: allocation.cpus.clone(),
-                    cpus: allocation.cpus.clone(),
-                    shared: claim.and_then(|claim| claim.shared.clone()),
-                    cgroup: claim.map(|claim| claim.cgroup.clone()).filter(|cgroup| !cgroup.is_empty()),
-                    wakeup_latency_us: asked.and_then(|asked| asked.wakeup_latency_us),
-                    governor: asked.and_then(|asked| asked.governor.clone()),
-                },
-            }
-        })
-    }
-
-    /// CPUs on which a strict container is not known to be gone, in no order and maybe twice.
-    pub fn held(&self) -> impl Iterator<Item = &CpuSet> + '_ {
-        let allocations = self.saved.allocations.values().filter(|allocation| allocation.claim.is_some());
-        let strangers = self.strangers.iter().map(|stranger| &stranger.cpus);
-        allocations.map(|allocation| &allocation.cpus).chain(strangers)
     }
 
     /// After a (re)connect: what the runtime does not have any more is released, and returned. `strict` are

@@ -29,6 +29,8 @@ pub struct Wanted<'a> {
     pub shared: Option<&'a CpuSet>,
     /// NUMA nodes of both; `None` where the machine does not tell.
     pub mems: Option<&'a str>,
+    /// Another allocator sets the cpuset, to these CPUs: NRI refuses a second setter.
+    pub by_runtime: bool,
     pub shim_on_node: &'a str,
     /// What becomes `CPUS_PATH`.
     pub cpus_on_node: &'a str,
@@ -53,13 +55,15 @@ pub fn adjust(container: &Container, wanted: &Wanted<'_>) -> Result<ContainerAdj
     if container.mounts.iter().any(|mount| mount.destination == TRIPWIRE) {
         mounts.push(Mount { destination: format!("{REMOVE}{TRIPWIRE}"), ..Mount::default() });
     }
+    let all = shared::with(wanted.cpus, wanted.shared);
+    let cpu = strict_cpu((!wanted.by_runtime).then_some(&all), wanted.mems);
     Ok(ContainerAdjustment {
         args: shim.into_iter().chain(container.args.iter().cloned()).collect(),
         mounts,
         // For the program's information; nothing of quietcore reads it. What the pod says by these names is replaced.
         env: variables(wanted),
         linux: Some(LinuxContainerAdjustment {
-            resources: Some(strict_resources(&shared::with(wanted.cpus, wanted.shared), wanted.mems)),
+            resources: Some(LinuxResources { cpu: Some(cpu), ..LinuxResources::default() }),
             ..LinuxContainerAdjustment::default()
         }),
         ..ContainerAdjustment::default()
@@ -85,13 +89,15 @@ fn variables(wanted: &Wanted<'_>) -> Vec<KeyValue> {
 pub fn keep(
     container_id: &str,
     mut requested: LinuxResources,
-    cpus: &CpuSet,
+    cpus: Option<&CpuSet>,
     mems: Option<&str>,
 ) -> ContainerUpdate {
     let strict = strict_cpu(cpus, mems);
     let cpu = requested.cpu.get_or_insert_default();
-    cpu.cpus = strict.cpus;
-    cpu.mems = strict.mems;
+    if cpus.is_some() {
+        cpu.cpus = strict.cpus;
+        cpu.mems = strict.mems;
+    }
     cpu.quota = strict.quota;
     ContainerUpdate {
         container_id: container_id.to_owned(),
@@ -100,14 +106,11 @@ pub fn keep(
     }
 }
 
-fn strict_resources(cpus: &CpuSet, mems: Option<&str>) -> LinuxResources {
-    LinuxResources { cpu: Some(strict_cpu(cpus, mems)), ..LinuxResources::default() }
-}
-
-fn strict_cpu(cpus: &CpuSet, mems: Option<&str>) -> LinuxCpu {
+/// `None`: the cpuset is somebody else's to set.
+fn strict_cpu(cpus: Option<&CpuSet>, mems: Option<&str>) -> LinuxCpu {
     LinuxCpu {
-        cpus: cpus.to_string(),
-        mems: mems.unwrap_or_default().to_owned(),
+        cpus: cpus.map(CpuSet::to_string).unwrap_or_default(),
+        mems: mems.filter(|_| cpus.is_some()).unwrap_or_default().to_owned(),
         // A quota keeps the tick alive on a nohz_full core and throttles a polling thread (kernel/sched/core.c,
         // cfs_task_bw_constrained). -1 is "no limit" in the runtime specification.
         quota: Some(OptionalInt64 { value: -1 }),
@@ -144,6 +147,7 @@ mod tests {
             cpus: &cpus,
             shared: shared.as_ref(),
             mems: Some("0"),
+            by_runtime: false,
             shim_on_node: "/s",
             cpus_on_node: "/c",
             plan: "v2 cpus=1",
@@ -207,7 +211,7 @@ mod tests {
             quota: Some(OptionalInt64 { value: 100 }),
             ..LinuxCpu::default()
         });
-        let update = keep("c", requested, &cpus, None);
+        let update = keep("c", requested, Some(&cpus), None);
         let resources = update.linux.unwrap().resources.unwrap();
         assert_eq!((cpu(Some(&resources)).cpus.as_str(), resources.unified.len()), ("1", 1));
         assert_eq!(cpu(Some(&resources)).quota.unwrap().value, -1);

@@ -122,7 +122,10 @@ fn refused<'a>(grant: &'a Quieted, pass: &'a Pass) -> impl Iterator<Item = (&'a 
 /// CPU (isolcpus=managed_irq in Documentation/admin-guide/kernel-parameters.txt says when).
 pub fn is_others_interrupt(outcome: &Outcome, cores: &CpuSet) -> bool {
     let State::Refused { found, .. } = &outcome.state else { return false };
-    let serves_others = || found.parse::<CpuSet>().is_ok_and(|mask| mask.without(cores).is_some());
+    let serves_others = || {
+        let mask = found.parse::<CpuSet>();
+        mask.is_ok_and(|mask| mask.overlaps(cores) && mask.without(cores).is_some())
+    };
     outcome.setting.area == Area::Interrupt && serves_others()
 }
 

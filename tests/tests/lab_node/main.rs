@@ -99,7 +99,7 @@ fn with_a_shared_cpu_control_threads_call_and_visitors_stay_off_the_core() {
 fn the_kubelet_lists_a_core_under_its_pods_name_as_long_as_the_pod_is_there() {
     let node = Node::get();
     let pod = node.pod("listed", "all", "spin");
-    let held = "default/listed-lab/app cpu-";
+    let held = "default/listed-lab/app core-";
     node.wait_held("the pod", |held_now| held_now.contains(held));
     drop(pod);
     node.wait_held("the pod's end", |held_now| !held_now.contains(held));

@@ -57,11 +57,11 @@ fn shared_cpus_are_no_ones_own_until_the_node_grants_them() {
     for (token, cpus, id) in [("t", "1", "a"), ("u", "2", "b")] {
         ledger.allocate(Token::of(token), cpus.parse().unwrap());
         claim(&mut ledger, token, token, "c", id).unwrap();
-        ledger.share(id, "0".parse().ok());
+        ledger.placed(id, Place { shared: "0".parse().ok(), ..Place::default() });
     }
     let saved: Saved = serde_json::from_str(&serde_json::to_string(ledger.saved()).unwrap()).unwrap();
     let mut ledger = Ledger::restore("0,2".parse().unwrap(), saved).unwrap();
-    assert_eq!(ledger.grant("a").unwrap().claim.shared, "0".parse().ok());
+    assert_eq!(ledger.grant("a").unwrap().claim.place.shared, "0".parse().ok());
     let housekeeping = ledger.housekeeping(&"0-4".parse().unwrap()).into_iter().map(CpuId::number);
     assert_eq!(housekeeping.collect::<Vec<_>>(), [3, 4], "1 is still granted, though it is not isolated now");
     ledger.allocate(Token::of("v"), "0".parse().unwrap());
@@ -385,4 +385,42 @@ proptest! {
             prop_assert!(node.running.iter().all(|container| ledger.held().any(|held| held == &container.cpus)));
         }
     }
+}
+
+#[test]
+fn cores_of_the_runtime_have_no_token_that_a_pod_could_bring_and_go_with_their_container() {
+    let mut ledger = ledger(&[("t", "1")]);
+    claim(&mut ledger, "t", "device", "c", "a").unwrap();
+    let mut of_runtime = |cpus: &str, pod: &str, id: &str| {
+        ledger.claim_of_runtime(cpus.parse().unwrap(), &holder(pod, "c"), id, "plan", &node_default())
+    };
+    assert!(matches!(of_runtime("1-2", "guest", "b"), Err(LedgerRefusal::Held { .. })));
+    let first = of_runtime("2-3", "guest", "b").unwrap();
+    // Another instance, on other CPUs, before the first is reported as gone.
+    let second = of_runtime("4-5", "guest", "c").unwrap();
+    assert_eq!(second.replaced, Some(first.grant));
+    assert_eq!(ledger.cpus_of(&Token::of("runtime/uid-guest/c")), Err(LedgerRefusal::UnknownToken));
+    assert_eq!(ledger.release("b"), None);
+    assert_eq!(ledger.release("c").map(|grant| grant.cores.to_string()), Some("4-5".to_owned()));
+    assert_eq!(ledger.allocations().count(), 1);
+}
+
+#[test]
+fn one_thread_of_each_core_runs_and_nobody_gets_the_other() {
+    let mut ledger = ledger(&[("t", "1,5"), ("u", "5")]);
+    claim(&mut ledger, "t", "p", "c", "a").unwrap();
+    ledger.placed("a", Place { cpus: "1".parse().ok(), ..Place::default() });
+    let grant = ledger.grant("a").unwrap();
+    assert_eq!((grant.cpus.to_string(), grant.cores.to_string()), ("1".to_owned(), "1,5".to_owned()));
+    let wanted = ledger.wanted().find(|wanted| wanted.container_id.is_some()).unwrap().quieted;
+    assert_eq!((wanted.cpus, wanted.cores), (grant.cpus, grant.cores));
+    assert!(matches!(claim(&mut ledger, "u", "q", "c", "b"), Err(LedgerRefusal::Held { .. })));
+}
+
+#[test]
+fn what_nobody_holds_is_forgotten_and_a_claim_never_is() {
+    let mut ledger = ledger(&[("t", "1"), ("u", "2")]);
+    claim(&mut ledger, "t", "p", "c", "a").unwrap();
+    ledger.forget(&["t", "u", "unknown"].map(Token::of));
+    assert_eq!(ledger.allocations().map(|(token, _)| token.clone()).collect::<Vec<_>>(), [Token::of("t")]);
 }

@@ -19,7 +19,7 @@ fn holder(pod: &str, container: &str) -> Holder {
 
 /// An allocation named by its token, of which a container was created and ended, if somebody held it.
 fn allocation(cpus: &str, holder: Option<Holder>) -> Allocation {
-    Allocation { cpus: set(cpus), number: 0, holder, claim: None }
+    Allocation { cpus: set(cpus), number: 0, holder, claim: None, from_runtime: false }
 }
 
 fn listed(pod: &str, container: &str, devices: &[&str]) -> PodCores {

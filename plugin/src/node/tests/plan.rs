@@ -181,7 +181,7 @@ fn a_list_that_cannot_be_isolated_is_refused_in_words() {
         let error = told(facts::read(machine.root(), &isolate.parse().unwrap()).unwrap_err());
         assert!(error.contains(part), "{error}");
     };
-    check("1-3", "CPU 5 shares a core with CPU 1");
+    check("1-3", "has only a part of the physical core 1,5");
     check("0,4", "CPU 0 boots the machine");
     check("0-7", "leaves no housekeeping CPU");
     check("8", "CPUs 8 are not online");

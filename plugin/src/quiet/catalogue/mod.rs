@@ -1,6 +1,7 @@
 //! Step 3: which files of the kernel concern granted cores, and what each must say. Reads only which of them there are.
 //!
-//! In the order in which they are written: who must not come first, what the cores themselves do last.
+//! In the order in which they are written. Partitions come last: they rebuild the scheduling domains, and where that
+//! lost the bandwidth of deadline servers (6.12) none can be switched off any more (EBUSY).
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -57,8 +58,8 @@ pub fn settings(kernel: &impl Kernel, demand: &Demand) -> Vec<Setting> {
         interrupts::settings(kernel, &all),
         network::settings(kernel, &all),
         node::settings(kernel, &all),
-        cgroup::settings(kernel, demand),
         core::settings(demand),
+        cgroup::settings(kernel, demand),
     ]
     .concat()
 }
