@@ -237,17 +237,17 @@ impl Ledger {
         plan: &str,
         policy: &Effective,
     ) -> Result<Claimed, LedgerRefusal> {
-        let token = Token::of(&format!("runtime/{}/{}", holder.pod_uid, holder.container));
-        let before = self.saved.allocations.remove(&token);
         let number = self.saved.next_number;
-        self.saved.next_number += 1;
-        let claim = before.as_ref().and_then(|before| before.claim.clone());
-        let allocation = Allocation { cpus, number, holder: Some(holder.clone()), claim, from_runtime: true };
+        let token = Token::of(&format!("runtime/{number}"));
+        let holder_ = Some(holder.clone());
+        let allocation = Allocation { cpus, number, holder: holder_, claim: None, from_runtime: true };
         self.saved.allocations.insert(token.clone(), allocation);
         let claimed = self.claim(&token, holder, container_id, plan, policy);
-        if claimed.is_err() {
-            self.saved.allocations.remove(&token);
-            self.saved.allocations.extend(before.map(|before| (token, before)));
+        match &claimed {
+            Ok(_) => self.saved.next_number += 1,
+            Err(_) => {
+                self.saved.allocations.remove(&token);
+            }
         }
         claimed
     }

@@ -399,7 +399,7 @@ fn cores_of_the_runtime_have_no_token_that_a_pod_could_bring_and_go_with_their_c
     // Another instance, on other CPUs, before the first is reported as gone.
     let second = of_runtime("4-5", "guest", "c").unwrap();
     assert_eq!(second.replaced, Some(first.grant));
-    assert_eq!(ledger.cpus_of(&Token::of("runtime/uid-guest/c")), Err(LedgerRefusal::UnknownToken));
+    assert_eq!(ledger.cpus_of(&Token::of("runtime/2")), Err(LedgerRefusal::UnknownToken));
     assert_eq!(ledger.release("b"), None);
     assert_eq!(ledger.release("c").map(|grant| grant.cores.to_string()), Some("4-5".to_owned()));
     assert_eq!(ledger.allocations().count(), 1);
