@@ -1,6 +1,7 @@
 //! Trees in temporary folders stand for machines; the boot loaders' programs are files that are never run.
 
 mod apply;
+mod numa;
 mod plan;
 
 use std::{
