@@ -3,6 +3,7 @@
 mod apply;
 mod numa;
 mod plan;
+mod undo;
 
 use std::{
     cell::RefCell,
