@@ -7,7 +7,7 @@ LAB := cargo run --quiet -p quietcore-tests --bin lab --
 TESTBED := cargo run --quiet -p quietcore-tests --bin testbed --
 KERNEL_BENCH := cargo bench --quiet --profile fast -p quietcore --features kernel --bench kernel
 E2E := cargo test --quiet -p quietcore-tests --features cluster
-E2E_FILES := strict_pod settled refusals hostile_pods bad_days uninstall
+E2E_FILES := strict_pod settled shared_cpus refusals hostile_pods bad_days uninstall
 # what the build needs of Debian; the testbed adds its own
 PACKAGES := gcc libc6-dev make pkg-config clang clang-format gdb libclang1-14 libclang-common-14-dev libelf-dev zlib1g-dev linux-libc-dev
 # the boot loader that `quietcore node apply` is tested with
@@ -39,8 +39,9 @@ integration: packages ## the guard and the shim on this machine's kernel: needs 
 	mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
 	cargo test --quiet -p quietcore --features kernel --test guard --test gate --test exec --test check --test node -- --test-threads=1
 
-lab: packages ## the guard's tests and a strict pod on a nohz_full kernel in qemu, one boot: needs root
-	$(LAB) --test
+lab: packages ## the guard's tests, and strict pods on a node, on a nohz_full kernel in qemu: needs root
+	$(LAB) --test guard
+	$(LAB) --test node --isolcpus-boot no-domain
 
 agent: packages ## build the agent as the demo and the tests install it
 	cargo build --profile fast -p quietcore

@@ -29,10 +29,12 @@ pub enum Reason {
     DriftRefused,
     /// A container was granted cores that lack what its policy prefers.
     NotAsQuiet,
+    /// What `kubectl exec` or a probe started in the container may run on its cores.
+    VisitorOnCore,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 13] = [
+    pub const ALL: [Reason; 14] = [
         Reason::KernelEntry,
         Reason::ArmRefused,
         Reason::NotSettled,
@@ -46,6 +48,7 @@ impl Reason {
         Reason::DriftRepaired,
         Reason::DriftRefused,
         Reason::NotAsQuiet,
+        Reason::VisitorOnCore,
     ];
 
     /// As Events and metrics carry it.
@@ -64,6 +67,7 @@ impl Reason {
             Reason::DriftRepaired => "DriftRepaired",
             Reason::DriftRefused => "DriftRefused",
             Reason::NotAsQuiet => "NotAsQuiet",
+            Reason::VisitorOnCore => "VisitorOnCore",
         }
     }
 
@@ -82,7 +86,8 @@ impl Reason {
             | Reason::EventsDropped
             | Reason::Unprotected
             | Reason::DriftRefused
-            | Reason::NotAsQuiet => "Warning",
+            | Reason::NotAsQuiet
+            | Reason::VisitorOnCore => "Warning",
         }
     }
 
@@ -92,7 +97,9 @@ impl Reason {
             Reason::KernelEntry | Reason::LeftCore | Reason::EnforcementEnded => "Watching",
             Reason::ArmRefused | Reason::NotSettled => "Arming",
             Reason::RecordsLost | Reason::EventsDropped => "Reporting",
-            Reason::PolicyChanged | Reason::PolicyStale | Reason::Unprotected => "Checking",
+            Reason::PolicyChanged | Reason::PolicyStale | Reason::Unprotected | Reason::VisitorOnCore => {
+                "Checking"
+            }
             Reason::DriftRepaired | Reason::DriftRefused | Reason::NotAsQuiet => "Quieting",
         }
     }

@@ -29,7 +29,7 @@ struct sent {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, QC_MAX_CPUS *SENT_KINDS);
+	__uint(max_entries, SENT_KINDS); /* of each CPU: the agent multiplies it before it loads the programs */
 	__type(key, unsigned int);
 	__type(value, struct sent);
 } qc_sent SEC(".maps");
@@ -143,7 +143,7 @@ int BPF_PROG(qc_ipi_send_cpumask, const struct cpumask *to, unsigned long callsi
 
 	if (!cpu)
 		return 0;
-	for (unsigned int word = 0; word < QC_MAX_CPUS / 64; word++) {
+	for (unsigned int word = 0; word < QC_MAX_CPUS / 64 && word < qc_n_words; word++) {
 		unsigned long long cpus = 0, granted = qc_cpus.granted[word];
 
 		/* A shorter mask ends in other memory: no bit of that is granted. */

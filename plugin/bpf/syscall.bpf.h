@@ -54,23 +54,40 @@ int BPF_PROG(qc_sys_enter, struct pt_regs *regs, long id)
 	return syscall_entered(thread, regs, 0, 0);
 }
 
+/*
+ * On a CPU that is not granted nothing is seen but this: a filter that answers the prctl does not look where,
+ * so its caller would believe to be armed. Its owner hears that it is not. The shim asks on a granted one.
+ */
+static __always_inline int would_arm(const struct pt_regs *regs, long ret)
+{
+	return !ret && is_isolation_prctl(regs) && (regs->si & PR_TASK_ISOLATION_ENABLE) &&
+	       !(regs->si & PR_TASK_ISOLATION_ON_EXEC);
+}
+
 SEC("tp_btf/sys_exit")
 int BPF_PROG(qc_sys_exit, struct pt_regs *regs, long ret)
 {
-	struct qc_thread *thread = watched();
+	int elsewhere = !cpu_in(qc_cpus.granted, bpf_get_smp_processor_id());
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct qc_thread *thread;
 
+	if (elsewhere && !would_arm(regs, ret))
+		return 0;
+	thread = bpf_task_storage_get(&qc_threads, task, 0, 0);
 	if (!thread)
 		return 0;
-	if (!thread->in_syscall)
-		syscall_entered(thread, regs, QC_F_DENIED, 0);
-	thread->in_syscall = 0;
-	/* rt_sigreturn and execve replace every register: still the same entry. */
-	remember_place(thread, regs->ip, regs->sp);
-	if (thread->seat)
-		seat_returns(thread, bpf_get_current_task_btf());
-	if (thread->state == QC_STATE_AT_RETURN)
-		return execve_returns(thread);
-	if (!is_isolation_prctl(regs) || bpf_get_current_task_btf()->thread_info.status & TS_COMPAT)
+	if (!elsewhere) {
+		if (!thread->in_syscall)
+			syscall_entered(thread, regs, QC_F_DENIED, 0);
+		thread->in_syscall = 0;
+		/* rt_sigreturn and execve replace every register: still the same entry. */
+		remember_place(thread, regs->ip, regs->sp);
+		if (thread->seat)
+			seat_returns(thread, task);
+		if (thread->state == QC_STATE_AT_RETURN)
+			return execve_returns(thread);
+	}
+	if (!is_isolation_prctl(regs) || task->thread_info.status & TS_COMPAT)
 		return 0;
 	take_ask(thread, regs);
 	return prctl_returns(thread, ret);

@@ -58,6 +58,9 @@ struct {
 /* Which detector this is: set before it is loaded, so that the other's code is not even verified. */
 const volatile unsigned char qc_edge SEC(".rodata.detector");
 
+/* Words of a mask of this machine's CPUs, also set before. */
+const volatile unsigned int qc_n_words SEC(".rodata.machine");
+
 /* Global data, because every program on every CPU asks it first. */
 struct qc_cpus qc_cpus SEC(".data.cpus");
 

@@ -44,6 +44,12 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Does nothing on one core, for `check --for` to look at.
+    #[command(hide = true)]
+    CheckSpinner {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Reads one binary on behalf of the agent, without capabilities.
     #[command(hide = true)]
     SymbolizeChild {
@@ -66,6 +72,9 @@ pub struct AgentArgs {
     /// Where the guard's programs and maps are pinned; must be on a bpffs
     #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/quietcore")]
     pub pin_dir: PathBuf,
+    /// Where the host's /proc and /sys are, writable: settings that keep cores quiet are made there
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub host_root: PathBuf,
     /// The container runtime's NRI socket
     #[arg(long, value_name = "PATH", default_value = "/var/run/nri/nri.sock")]
     pub nri_socket: PathBuf,

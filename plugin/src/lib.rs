@@ -19,6 +19,8 @@
 pub mod args;
 pub mod policy;
 pub mod cores;
+pub mod quiet;
+pub mod coexist;
 pub mod nri;
 pub mod arm;
 pub mod guard;

@@ -4,8 +4,9 @@
 
 use std::{
     collections::HashMap,
-    io,
+    fs, io,
     path::{Path, PathBuf},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -14,17 +15,28 @@ use std::{
 };
 
 use quietcore::{
-    agent::gate::Gate,
+    agent::{cpus_file::CpusFiles, gate::Gate},
     arm::plan::SHIM_PATH,
+    coexist::known::Known,
     cores::{grants::Grants, set::CpuSet, token::Token, topology::Topology},
     guard::{detector::Detector, load::Guard},
     metrics::Metrics,
-    nri::{adjust::TRIPWIRE, handler::Handler as _, version::Runtime},
-    policy::store::PolicyStore,
+    nri::{
+        adjust::{CPUS_PATH, TRIPWIRE},
+        handler::Handler as _,
+        validate::{Plugin, Validated},
+        version::Runtime,
+    },
+    policy::{dir, store::PolicyStore},
+    quiet::{
+        judge::Boot,
+        kernel::Host,
+        worker::{Quiet, Start},
+    },
     report::{Config, Destination, Reporter},
     violation::symbolize::{Symbolizer, parent::Children},
 };
-use quietcore_proto::nri::{Container, LinuxResources, Mount, PodSandbox};
+use quietcore_proto::nri::{Container, LinuxContainer, LinuxCpu, LinuxResources, Mount, PodSandbox};
 
 struct World {
     gate: Gate,
@@ -43,16 +55,21 @@ impl World {
         let log = Box::new(io::sink());
         // Nobody runs its task: what the gate reports is no part of this.
         let (reporter, _) = Reporter::new(config, Destination::LogOnly, symbolizer, metrics, log);
-        let topology = Topology::new(cpus("0-1"), vec![(0, cpus("0-1"))], vec![]);
+        let topology = Topology::new(cpus("0-1"), vec![(0, cpus("0")), (1, cpus("1"))], vec![]);
+        let grants = Arc::new(Grants::open(state.path().join("ledger.json"), &cpus("1")).unwrap());
+        let quiet = quiet(state.path(), &grants);
         let gate = Gate {
-            grants: Arc::new(Grants::open(state.path().join("ledger.json"), &cpus("1")).unwrap()),
+            grants,
             topology: Arc::new(topology),
             policies: Arc::new(PolicyStore::open(None)),
             guard: Arc::new(Guard::start(Path::new(&pins), Detector::Tracepoint, &cpus("1")).unwrap()),
             containers: Arc::default(),
             reporter,
             shim_on_node: "/var/lib/quietcore/shim/quietcore-shim".into(),
+            cpus_files: CpusFiles::open(state.path(), std::iter::empty()),
+            quiet,
             seen: tokio::sync::watch::Sender::default(),
+            peers: Arc::default(),
         };
         World { gate, _state: state }
     }
@@ -68,6 +85,22 @@ impl World {
             ..ordinary()
         }
     }
+}
+
+/// Of a kernel that has no settings at all.
+fn quiet(state: &Path, grants: &Arc<Grants>) -> Quiet {
+    let host = state.join("host");
+    let boot_id = host.join("proc/sys/kernel/random/boot_id");
+    fs::create_dir_all(boot_id.parent().unwrap()).unwrap();
+    fs::write(boot_id, "boot\n").unwrap();
+    let start = Start {
+        host: Host::new(host),
+        journal: state.join("settings.json"),
+        grants: Arc::clone(grants),
+        housekeeping: cpus("0"),
+        boot: Boot::default(),
+    };
+    start.spawn(Box::new(|_| {})).unwrap()
 }
 
 impl Drop for World {
@@ -150,6 +183,50 @@ async fn a_released_node_creates_ordinary_containers_only() {
     check_refused(&mut world, &strict, expect);
 }
 
+/// Neither of them runs yet, and no strict pod was asked for.
+#[tokio::test]
+async fn who_else_sets_cpusets_is_known_from_ordinary_containers_alone() {
+    let mut world = World::new();
+    let known = |world: &World| world.gate.peers.lock().unwrap().clone();
+    let labels = [("app.kubernetes.io/name".to_owned(), "dra-driver-cpu".to_owned())].into();
+    let nri = Mount { source: "/var/run/nri".to_owned(), ..Mount::default() };
+    let driver = Container { id: "driver".to_owned(), mounts: vec![nri], ..ordinary() };
+    assert_eq!(world.gate.create(PodSandbox { labels, ..pod() }, driver.clone()), Ok(None));
+    assert_eq!(known(&world).pods().collect::<Vec<_>>(), [(Known::DraDriverCpu, "default/poller")]);
+    world.gate.remove(driver);
+    assert_eq!(known(&world).pods().count(), 0);
+
+    let pinner = Plugin { index: "10".to_owned(), name: "pinner".to_owned() };
+    let cpuset_owners = [("0123".to_owned(), pinner.clone())].into();
+    world.gate.validated(Validated { consulted: vec![pinner.clone()], cpuset_owners });
+    assert_eq!(known(&world).cpuset_owners().collect::<Vec<_>>(), [&pinner]);
+    world.gate.synchronize(Vec::new(), Vec::new());
+    assert_eq!(known(&world).cpuset_owners().count(), 0);
+}
+
+#[tokio::test]
+async fn whoever_wants_a_strict_container_elsewhere_is_remembered_until_it_ends() {
+    let mut world = World::new();
+    let mut strict = world.strict().await;
+    world.gate.configured(Runtime::new("containerd", "v2.3.4", ""));
+    strict.linux = Some(LinuxContainer { resources: Some(on("0")), ..LinuxContainer::default() });
+    world.gate.create(pod(), strict.clone()).unwrap();
+    let asked = |world: &World| -> Vec<String> {
+        let peers = world.gate.peers.lock().unwrap();
+        peers.overrides().map(|set| format!("{} on {}", set.container, set.asked)).collect()
+    };
+    assert_eq!(asked(&world), ["default/poller/app on 0"]);
+    world.gate.update(strict.clone(), on("0-1")).unwrap();
+    assert_eq!(asked(&world), ["default/poller/app on 0-1"]);
+    world.gate.stop(strict);
+    assert!(asked(&world).is_empty());
+}
+
+fn on(cpus: &str) -> LinuxResources {
+    let cpu = LinuxCpu { cpus: cpus.to_owned(), ..LinuxCpu::default() };
+    LinuxResources { cpu: Some(cpu), ..LinuxResources::default() }
+}
+
 #[tokio::test]
 async fn the_pod_that_an_old_runtime_refused_is_created_after_the_upgrade() {
     let mut world = World::new();
@@ -163,4 +240,74 @@ async fn the_pod_that_an_old_runtime_refused_is_created_after_the_upgrade() {
     let removed = adjustment.mounts.iter().any(|mount| mount.destination == format!("-{TRIPWIRE}"));
     assert!(removed, "the tripwire goes: {:?}", adjustment.mounts);
     assert_eq!(world.gate.grants.read(|ledger| ledger.grants().count()), 1);
+}
+
+/// Under a policy of the pod's namespace.
+fn pod_under(world: &World, spec: &str) -> PodSandbox {
+    let folder = tempfile::tempdir().unwrap();
+    let policy = format!(
+        "apiVersion: quietcore.io/v1alpha1\nkind: DataplanePolicy\nmetadata: {{name: p}}\nspec: {spec}\n"
+    );
+    fs::write(folder.path().join("p.yaml"), policy).unwrap();
+    dir::load(folder.path(), &world.gate.policies).unwrap();
+    let annotation = ("policy.quietcore.io/pod".to_owned(), "p".to_owned());
+    PodSandbox { annotations: HashMap::from([annotation]), ..pod() }
+}
+
+#[tokio::test]
+async fn shared_cpus_are_housekeeping_ones_and_the_container_is_told_which() {
+    let mut world = World::new();
+    world.gate.configured(Runtime::new("containerd", "v2.3.4", ""));
+    let pod = pod_under(&world, "{arm: {at: Settled}, cores: {sharedCpus: 1}}");
+    let strict = world.strict().await;
+    let adjustment = world.gate.create(pod.clone(), strict.clone()).unwrap().unwrap();
+    assert_eq!(adjustment.args[1], "v2 cpus=1 shared=0 provider=none arm=prctl locked=no");
+    let cpuset = |resources: Option<LinuxResources>| {
+        let cpu = resources.unwrap().cpu.unwrap();
+        (cpu.cpus, cpu.mems)
+    };
+    let both = ("0-1".to_owned(), "0,1".to_owned());
+    assert_eq!(cpuset(adjustment.linux.unwrap().resources), both);
+    let mount = adjustment.mounts.iter().find(|mount| mount.destination == CPUS_PATH).unwrap();
+    let told = fs::read_to_string(&mount.source).unwrap();
+    assert_eq!(told, "QUIETCORE_CPUS=1\nQUIETCORE_SHARED_CPUS=0\n");
+
+    let grant = world.gate.grants.read(|ledger| ledger.grant(&strict.id)).unwrap();
+    assert_eq!((grant.cpus, grant.claim.shared), (cpus("1"), Some(cpus("0"))));
+    let update = world.gate.update(strict, LinuxResources::default()).unwrap();
+    assert_eq!(cpuset(update.linux.unwrap().resources), both);
+}
+
+#[tokio::test]
+async fn more_shared_cpus_than_the_node_has_are_refused_with_their_number() {
+    let mut world = World::new();
+    world.gate.configured(Runtime::new("containerd", "v2.3.4", ""));
+    let pod = pod_under(&world, "{cores: {sharedCpus: 2}}");
+    let strict = world.strict().await;
+    let refusal = world.gate.create(pod, strict).unwrap_err().to_string();
+    let expect = "quietcore: the policy asks for sharedCpus: 2, and this node has 1 housekeeping CPUs besides those it \
+                  grants; ask for fewer, or leave more out of the agent's --isolated-cpus";
+    assert_eq!(refusal, expect);
+    assert_eq!(world.gate.grants.read(|ledger| ledger.grants().count()), 0);
+}
+
+#[tokio::test]
+async fn a_container_that_lacks_its_shared_cpu_does_not_start() {
+    let mut world = World::new();
+    world.gate.configured(Runtime::new("containerd", "v2.3.4", ""));
+    let pod = pod_under(&world, "{arm: {at: Settled}, cores: {sharedCpus: 1}}");
+    let strict = world.strict().await;
+    let adjustment = world.gate.create(pod.clone(), strict.clone()).unwrap().unwrap();
+    // As the runtime's init would be, where somebody else's cpuset holds the grant alone.
+    let mut init = Command::new("taskset").args(["-c", "1", "sleep", "60"]).spawn().unwrap();
+    let affinity = format!("/proc/{}/status", init.id());
+    while !fs::read_to_string(&affinity).unwrap().contains("Cpus_allowed_list:\t1\n") {
+        std::thread::yield_now();
+    }
+    let started = Container { args: adjustment.args, mounts: vec![], pid: init.id(), ..strict };
+    let refusal = world.gate.start(pod, started).unwrap_err().to_string();
+    init.kill().unwrap();
+    init.wait().unwrap();
+    let expect = "quietcore: the container may run on CPUs 1, not on exactly those it was given, 0-1";
+    assert!(refusal.starts_with(expect), "{refusal}");
 }

@@ -15,7 +15,7 @@ use quietcore::cores::{
     grants::Grants,
     kubelet,
     ledger::Holder,
-    set::CpuSet,
+    set::{CpuId, CpuSet},
     token::Token,
     topology::Topology,
 };
@@ -107,19 +107,19 @@ impl FakeKubelet {
 struct Agent {
     folder: tempfile::TempDir,
     grants: Arc<Grants>,
-    published: watch::Sender<Published>,
+    published: watch::Sender<Option<Published>>,
     registered: watch::Receiver<bool>,
 }
 
 impl Agent {
-    /// CPUs 0 to 4, of which 2 to 4 are on NUMA node 1; 1 to 4 are isolated.
+    /// CPUs 0 to 5, of which 2 to 5 are on NUMA node 1, and 4 and 5 of one core; 1 to 5 are isolated.
     fn start() -> Agent {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("plugins")).unwrap();
-        let grants = Grants::open(folder.path().join("ledger.json"), &set("1-4")).unwrap();
+        let grants = Grants::open(folder.path().join("ledger.json"), &set("1-5")).unwrap();
         let grants = Arc::new(grants);
-        let topology = Topology::new(set("0-4"), vec![(0, set("0-1")), (1, set("2-4"))], vec![]);
-        let published = watch::Sender::new(Some(set("1-4")));
+        let topology = Topology::new(set("0-5"), vec![(0, set("0-1")), (1, set("2-5"))], vec![set("4-5")]);
+        let published = watch::Sender::new(Some(set("1-5").into()));
         let cores = Cores {
             grants: Arc::clone(&grants),
             topology: Arc::new(topology),
@@ -188,7 +188,7 @@ async fn the_kubelet_learns_who_we_are_and_what_we_have() {
     assert_eq!(Some(options), registration.options);
     assert!(options.get_preferred_allocation_available && !options.pre_start_required);
     let mut devices = plugin.list_and_watch(Empty {}).await.unwrap().into_inner();
-    let all = ["cpu-1 Healthy [0]", "cpu-2 Healthy [1]", "cpu-3 Healthy [1]", "cpu-4 Healthy [1]"];
+    let all = ["core-1 Healthy [0]", "core-2 Healthy [1]", "core-3 Healthy [1]", "core-4 Healthy [1]"];
     assert_eq!(next(&mut devices).await, all);
 }
 
@@ -200,18 +200,31 @@ async fn cores_that_are_taken_back_disappear_from_an_open_stream() {
     assert_eq!(next(&mut devices).await.len(), 4);
     agent.published.send_replace(None);
     assert_eq!(next(&mut devices).await, Vec::<String>::new());
-    agent.published.send_replace(Some(set("2")));
-    assert_eq!(next(&mut devices).await, ["cpu-2 Healthy [1]"]);
+    agent.published.send_replace(Some(set("2").into()));
+    assert_eq!(next(&mut devices).await, ["core-2 Healthy [1]"]);
+}
+
+#[tokio::test]
+async fn a_core_that_is_not_to_be_used_is_told_to_be_unhealthy() {
+    let agent = Agent::start();
+    let mut plugin = agent.kubelet().plugin().await;
+    let mut devices = plugin.list_and_watch(Empty {}).await.unwrap().into_inner();
+    next(&mut devices).await;
+    let half_off = [(CpuId::new(5).unwrap(), "CPU 5 is offline".to_owned())].into();
+    agent.published.send_replace(Some(Published { cpus: set("3-5"), unhealthy: half_off }));
+    assert_eq!(next(&mut devices).await, ["core-3 Healthy [1]", "core-4 Unhealthy [1]"]);
+    agent.published.send_replace(Some(set("2,5").into()));
+    assert_eq!(next(&mut devices).await, ["core-2 Healthy [1]"], "half a core is never offered");
 }
 
 #[tokio::test]
 async fn an_allocation_is_a_token_of_its_own_and_the_tripwire() {
     let agent = Agent::start();
     let mut plugin = agent.kubelet().plugin().await;
-    let answers = allocate(&mut plugin, &[&["cpu-3", "cpu-1"], &["cpu-2"]]).await.unwrap();
+    let answers = allocate(&mut plugin, &[&["core-4", "core-1"], &["core-2"]]).await.unwrap();
     let [pair, one] = answers.as_slice() else { panic!("one answer for each container") };
     assert_ne!(token(pair), token(one));
-    for (answer, cpus) in [(pair, "1,3"), (one, "2")] {
+    for (answer, cpus) in [(pair, "1,4-5"), (one, "2")] {
         assert_eq!(agent.grants.read(|ledger| ledger.cpus_of(&token(answer))), Ok(set(cpus)));
         let [mount] = answer.mounts.as_slice() else { panic!("exactly the tripwire") };
         assert_eq!(
@@ -222,15 +235,15 @@ async fn an_allocation_is_a_token_of_its_own_and_the_tripwire() {
         assert!(answer.envs.is_empty() && answer.devices.is_empty() && answer.cdi_devices.is_empty());
         assert_eq!(answer.annotations.len(), 1);
     }
-    let on_disk = Grants::open(agent.folder.path().join("ledger.json"), &set("1-4")).unwrap();
-    assert_eq!(on_disk.read(|ledger| ledger.cpus_of(&token(pair))), Ok(set("1,3")));
+    let on_disk = Grants::open(agent.folder.path().join("ledger.json"), &set("1-5")).unwrap();
+    assert_eq!(on_disk.read(|ledger| ledger.cpus_of(&token(pair))), Ok(set("1,4-5")));
 }
 
 #[tokio::test]
 async fn a_device_that_is_none_is_an_error_and_makes_no_allocation() {
     let agent = Agent::start();
     let mut plugin = agent.kubelet().plugin().await;
-    for ids in [&["cpu-x"][..], &["gpu-1"], &["cpu-1", ""], &[]] {
+    for ids in [&["core-x"][..], &["gpu-1"], &["core-1", ""], &["core-5"], &["cpu-1"], &[]] {
         assert_eq!(allocate(&mut plugin, &[ids]).await.unwrap_err().code(), Code::InvalidArgument, "{ids:?}");
     }
     assert!(!agent.folder.path().join("ledger.json").exists());
@@ -241,7 +254,7 @@ async fn a_disk_that_refuses_the_ledger_fails_no_pod() {
     let agent = Agent::start();
     let mut plugin = agent.kubelet().plugin().await;
     fs::create_dir(agent.folder.path().join("ledger.json")).unwrap();
-    let answers = allocate(&mut plugin, &[&["cpu-1"]]).await.unwrap();
+    let answers = allocate(&mut plugin, &[&["core-1"]]).await.unwrap();
     assert_eq!(agent.grants.read(|ledger| ledger.cpus_of(&token(&answers[0]))), Ok(set("1")));
 }
 
@@ -249,15 +262,15 @@ async fn a_disk_that_refuses_the_ledger_fails_no_pod() {
 async fn a_cpu_whose_container_still_ends_is_preferred_last() {
     let agent = Agent::start();
     let mut plugin = agent.kubelet().plugin().await;
-    let answers = allocate(&mut plugin, &[&["cpu-2"]]).await.unwrap();
+    let answers = allocate(&mut plugin, &[&["core-2"]]).await.unwrap();
     let holder =
         Holder { namespace: "ns".into(), pod: "old".into(), pod_uid: "uid".into(), container: "app".into() };
     let claim =
         |token| agent.grants.change(|ledger| ledger.claim(token, &holder, "id", "plan", &node_default()));
     claim(&token(&answers[0])).unwrap();
-    for (n, must, expected) in [(2, &[][..], ["cpu-3", "cpu-4"]), (2, &["cpu-2"], ["cpu-2", "cpu-3"])] {
+    for (n, must, expected) in [(2, &[][..], ["core-3", "core-4"]), (2, &["core-2"], ["core-2", "core-3"])] {
         let request = ContainerPreferredAllocationRequest {
-            available_device_i_ds: names(&["cpu-4", "cpu-3", "cpu-2", "cpu-1"]),
+            available_device_i_ds: names(&["core-4", "core-3", "core-2", "core-1"]),
             must_include_device_i_ds: names(must),
             allocation_size: n,
         };
@@ -272,7 +285,7 @@ async fn a_restarted_kubelet_is_registered_with_again() {
     let mut agent = Agent::start();
     let mut kubelet = agent.kubelet();
     let mut before = kubelet.plugin().await;
-    let token = token(&allocate(&mut before, &[&["cpu-1"]]).await.unwrap()[0]);
+    let token = token(&allocate(&mut before, &[&["core-1"]]).await.unwrap()[0]);
     for _ in 0..3 {
         agent.ready().await;
         kubelet = kubelet.restart();

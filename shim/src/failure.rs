@@ -18,7 +18,11 @@ pub enum Failure {
     ReadAffinity(Errno),
     OtherCpus {
         allowed: CpuMask,
-        granted: CpuMask,
+        planned: CpuMask,
+    },
+    Move {
+        to: CpuMask,
+        errno: Errno,
     },
     MayGainPrivileges,
     FilterRefused(Errno),
@@ -64,11 +68,14 @@ impl Display for Failure {
             Failure::ReadAffinity(errno) => {
                 return write!(f, "sched_getaffinity: {errno}; does a seccomp profile deny it?");
             }
-            Failure::OtherCpus { allowed, granted } => {
+            Failure::OtherCpus { allowed, planned } => {
                 return write!(
                     f,
-                    "this thread may run on CPUs {allowed}, granted are {granted}; another component changed the cpuset"
+                    "this thread may run on CPUs {allowed}, its container's are {planned}; another component changed the cpuset"
                 );
+            }
+            Failure::Move { to, errno } => {
+                return write!(f, "sched_setaffinity to CPUs {to}: {errno}; does a seccomp profile deny it?");
             }
             Failure::MayGainPrivileges => {
                 "arming by prctl needs no_new_privs; set securityContext.allowPrivilegeEscalation: false"
@@ -189,9 +196,9 @@ mod tests {
     fn the_cpus_are_named() {
         let cpus = |list: &[u8]| CpuMask::parse(list).unwrap();
         check(
-            &Failure::OtherCpus { allowed: cpus(b"0-3,8"), granted: cpus(b"1") },
+            &Failure::OtherCpus { allowed: cpus(b"0-3,8"), planned: cpus(b"1") },
             b"app",
-            "this thread may run on CPUs 0-3,8, granted are 1; another component changed the cpuset",
+            "this thread may run on CPUs 0-3,8, its container's are 1; another component changed the cpuset",
         );
     }
 

@@ -20,6 +20,7 @@ const RT_SIGPROCMASK: usize = 14;
 const EXECVE: usize = 59;
 const RT_SIGTIMEDWAIT: usize = 128;
 const PRCTL: usize = 157;
+const SCHED_SETAFFINITY: usize = 203;
 const SCHED_GETAFFINITY: usize = 204;
 const EXIT_GROUP: usize = 231;
 const NEWFSTATAT: usize = 262;
@@ -124,6 +125,13 @@ pub(crate) fn allowed_cpus() -> Result<CpuMask, Errno> {
     let ret =
         unsafe { syscall(SCHED_GETAFFINITY, 0, size_of_val(&mask.0), mask.0.as_mut_ptr() as usize, 0, 0) };
     errno(ret).map(|_| mask)
+}
+
+/// Of this thread, the only one.
+pub(crate) fn run_on(cpus: &CpuMask) -> Result<(), Errno> {
+    // SAFETY: the mask is readable for its size; a kernel with fewer CPUs reads less of it.
+    let ret = unsafe { syscall(SCHED_SETAFFINITY, 0, size_of_val(&cpus.0), cpus.0.as_ptr() as usize, 0, 0) };
+    errno(ret).map(|_| ())
 }
 
 /// The answer says nothing that the caller does not see better by what happened.

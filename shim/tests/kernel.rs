@@ -49,7 +49,7 @@ fn it_is_not_run_by_hand() {
 
 #[test]
 fn a_plan_of_another_version_is_refused() {
-    for plan in ["", "v2 cpus=0 provider=none arm=prctl locked=no", &plan("none", "never")] {
+    for plan in ["", "v1 cpus=0 shared=none provider=none arm=prctl locked=no", &plan("none", "never")] {
         let expect =
             "the plan in argv[1] is not one of this version; the agent wrote it, or nobody should have";
         check_failure(&with_plan(plan), expect);
@@ -61,9 +61,12 @@ fn more_or_fewer_cpus_than_granted_are_refused() {
     let own = CpuMask::parse(own_cpus().as_bytes()).unwrap();
     for cpus in ["8191".to_owned(), format!("{own},8191")] {
         let expect = format!(
-            "this thread may run on CPUs {own}, granted are {cpus}; another component changed the cpuset"
+            "this thread may run on CPUs {own}, its container's are {cpus}; another component changed the cpuset"
         );
-        check_failure(&with_plan(&format!("v1 cpus={cpus} provider=none arm=prctl locked=no")), &expect);
+        check_failure(
+            &with_plan(&format!("v2 cpus={cpus} shared=none provider=none arm=prctl locked=no")),
+            &expect,
+        );
     }
 }
 
@@ -72,6 +75,46 @@ fn an_affinity_that_nobody_may_read_is_refused() {
     let expect = "sched_getaffinity: operation not permitted; does a seccomp profile deny it?";
     let before = || stand::deny(u32::try_from(libc::SYS_sched_getaffinity).unwrap());
     check_failure(&Start { before, ..with_plan(&plan("none", "prctl")) }, expect);
+}
+
+/// The last CPU that this test may run on, as a grant, and all others, as shared ones.
+fn granted_and_shared() -> (String, String) {
+    let own = own_cpus();
+    let (others, last) = own.rsplit_once(',').expect("a second CPU to run on");
+    (last.to_owned(), others.to_owned())
+}
+
+fn with_shared(cpus: &str, shared: &str) -> Start {
+    with_plan(&format!("v2 cpus={cpus} shared={shared} provider=none arm=prctl locked=no"))
+}
+
+#[test]
+fn the_alarm_is_proved_on_the_grant_and_the_program_begins_on_the_shared_cpus() {
+    let (granted, shared) = granted_and_shared();
+    let end = with_shared(&granted, &shared).run();
+    assert_eq!((end.code, end.stderr.as_str()), (Some(0), ""));
+    assert_eq!((end.asked.as_slice(), end.asked_on), ([CHALLENGED].as_slice(), vec![granted]));
+    let shared = CpuMask::parse(shared.as_bytes()).unwrap().to_string();
+    assert_eq!(end.became.expect("the program runs").cpus(), shared);
+}
+
+#[test]
+fn a_grant_that_came_without_its_shared_cpus_is_refused() {
+    let own = CpuMask::parse(own_cpus().as_bytes()).unwrap();
+    let expect = format!(
+        "this thread may run on CPUs {own}, its container's are {own},8191; another component changed the cpuset"
+    );
+    check_failure(&with_shared(&own.to_string(), "8191"), &expect);
+}
+
+#[test]
+fn a_profile_that_denies_moving_is_named() {
+    let (granted, shared) = granted_and_shared();
+    let before = || stand::deny(u32::try_from(libc::SYS_sched_setaffinity).unwrap());
+    let expect = format!(
+        "sched_setaffinity to CPUs {granted}: operation not permitted; does a seccomp profile deny it?"
+    );
+    check_failure(&Start { before, ..with_shared(&granted, &shared) }, &expect);
 }
 
 /// Who may install a filter only with no_new_privs: nobody special.

@@ -72,7 +72,7 @@ fn a_token_that_the_pod_names_itself_is_no_token() {
 #[test]
 fn a_shim_that_the_pod_calls_itself_is_no_shim() {
     installed("own-argv", |namespace| {
-        let plan = "v1 cpus=1 provider=none arm=exec locked=no";
+        let plan = "v2 cpus=1 shared=none provider=none arm=exec locked=no";
         let command = format!("      command: [/.quietcore/shim, {plan:?}, --, /workload]");
         let pod = Strict { container: &command, ..Strict::day("own-argv", "syscall") }.apply(namespace);
         assert_eq!(pod.wait_exit_code("app"), 125);

@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -256,6 +257,80 @@ static int __attribute__((noreturn)) call_on_and_on(void)
 		syscall(SYS_getppid);
 }
 
+static volatile int polls;
+
+/* The dataplane's thread: the program starts on the shared CPUs, and goes to a granted one by itself. */
+static void go_to_the_core(void)
+{
+	const char *granted = getenv("QUIETCORE_CPUS");
+	cpu_set_t core;
+
+	CPU_ZERO(&core);
+	CPU_SET(granted ? atoi(granted) : 0, &core);
+	if (sched_setaffinity(0, sizeof(core), &core))
+		perror("workload: sched_setaffinity");
+}
+
+static void *poll_unprepared(void *unused)
+{
+	go_to_the_core();
+	polls = 1;
+	for (;;)
+		spin(SECOND);
+	return unused;
+}
+
+static void *poll_armed(void *unused)
+{
+	go_to_the_core();
+	spin(SECOND / 100);
+	polls = arm(0, 0, 0) ? -errno : 1;
+	for (;;)
+		spin(SECOND);
+	return unused;
+}
+
+/* A control thread that makes system calls all the time, beside one that must not. */
+static int __attribute__((noreturn)) control(void *(*poll)(void *))
+{
+	pthread_t thread;
+
+	handle(SIGUSR1);
+	handle(SIGUSR2);
+	printf("control=%d\n", sched_getcpu());
+	fflush(stdout);
+	pthread_create(&thread, 0, poll, 0);
+	while (!polls)
+		usleep(1000);
+	printf("dataplane=%d\n", polls);
+	fflush(stdout);
+	for (int n = 0; n < 300; n++)
+		usleep(10000);
+	printf("calls=300 signals=%d\n", (int)n_signals);
+	fflush(stdout);
+	for (;;)
+		usleep(10000);
+}
+
+static int control_and_dataplane(void)
+{
+	return control(poll_armed);
+}
+
+static int control_and_unprepared(void)
+{
+	return control(poll_unprepared);
+}
+
+/* On a shared CPU, which is no place to be armed. */
+static int arm_where_it_starts(void)
+{
+	long ret = arm(0, 0, 0);
+
+	printf("control=%d armed=%ld\n", sched_getcpu(), ret);
+	return 0;
+}
+
 static int environment(char **envp)
 {
 	cpu_set_t set;
@@ -289,6 +364,9 @@ int main(int argc, char **argv, char **envp)
 	    {"later", break_later},
 	    {"unprepared", poll_and_write},
 	    {"restless", call_on_and_on},
+	    {"control", control_and_dataplane},
+	    {"control-unprepared", control_and_unprepared},
+	    {"arm-at-start", arm_where_it_starts},
 	};
 
 	for (unsigned i = 0; i < sizeof(days) / sizeof(*days); i++)

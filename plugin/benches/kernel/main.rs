@@ -14,6 +14,7 @@ mod exact;
 mod reaction;
 mod records;
 mod quiet;
+mod settings;
 mod shim;
 mod readme;
 
@@ -128,6 +129,7 @@ fn measure(place: &Place) -> (Vec<Line>, Vec<String>) {
     if place.rates {
         lines.extend(told(records::rates(detector)));
         lines.extend(told(shim::lines()));
+        lines.extend(told(settings::lines()));
     }
     if detector == Detector::Edge {
         lines.extend(told(vec![quiet::line(detector)]));

@@ -65,7 +65,7 @@ impl Victim {
         let mut command = Command::new("taskset");
         command.args(["-c", CORE, "setpriv", "--no-new-privs", "sh", "-c", "read go; exec \"$@\"", "sh"]);
         if let Some((guard, policy)) = watch {
-            command.arg(shim).args([shim_plan(&cpus, policy, guard.provider).as_str(), "--"]);
+            command.arg(shim).args([shim_plan(&cpus, None, policy, guard.provider).as_str(), "--"]);
         }
         let mut child = command.arg(program()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let pid = shell_of(child.id().cast_signed(), true);

@@ -92,8 +92,15 @@ mod tests {
         let holder =
             Holder { namespace: "ns".into(), pod: "p".into(), pod_uid: "u".into(), container: "c".into() };
         let slot = Slot::new(1).unwrap();
-        let claim =
-            Claim { container_id: id.into(), slot, plan: String::new(), policy: node_default(), pid: None };
+        let claim = Claim {
+            container_id: id.into(),
+            slot,
+            plan: String::new(),
+            policy: node_default(),
+            shared: None,
+            pid: None,
+            cgroup: String::new(),
+        };
         Grant { holder, cpus: "1".parse().unwrap(), claim }
     }
 

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde::Serialize;
@@ -22,4 +22,18 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&unfinished, path)?;
     fs::File::open(folder)?.sync_all()
+}
+
+/// Puts a file out of the way under a name of its own, so that a second damage does not bury the first.
+pub fn keep_aside(path: &Path) -> io::Result<PathBuf> {
+    let names = (1u32..).map(|n| path.with_extension(format!("damaged-{n}")));
+    for aside in names {
+        // A link, because rename(2) would replace what has that name.
+        match fs::hard_link(path, &aside) {
+            Ok(()) => return fs::remove_file(path).map(|()| aside),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
 }

@@ -1,18 +1,26 @@
 //! Steps 2 to 4b in one place: what the agent answers when the runtime creates, starts, changes or ends a
-//! container. Decides from memory; the only IO is /proc/PID/status and the guard's own memory and maps.
+//! container. Decides from memory; the only IO is /proc/PID/status, a small file that is not synced, and the guard's
+//! own memory and maps.
 
-use std::{collections::HashSet, fs, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashSet,
+    fs,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use quietcore_proto::nri::{
     Container, ContainerAdjustment, ContainerState, ContainerUpdate, LinuxResources, PodSandbox,
 };
 
-use super::containers::Containers;
+use super::{containers::Containers, cpus_file::CpusFiles, quieting::tell_shortcomings};
 use crate::{
     arm::plan::{SHIM_PATH, shim_plan},
+    coexist::peers::Peers,
     cores::{
         grants::Grants,
-        ledger::{Grant, Holder, Stranger},
+        ledger::{Grant, Holder, LedgerRefusal, Stranger},
+        shared,
         token::{self, Token},
         topology::Topology,
     },
@@ -20,15 +28,17 @@ use crate::{
     nri::{
         adjust::{self, TRIPWIRE, Wanted},
         handler::{Handler, Refusal},
+        validate::Validated,
         verify::{init_facts, verify},
         version::{Runtime, WITH_ARGS},
     },
     policy::{
         accept::node_default,
         effective::Effective,
-        resolve::{Choice, resolve},
+        resolve::{Choice, CoresOf, resolve},
         store::PolicyStore,
     },
+    quiet::{judge::refuse_ticking, worker::Quiet},
     report::{ContainerInfo, Reason, Reporter, Subject},
 };
 
@@ -49,7 +59,11 @@ pub struct Gate {
     pub containers: Arc<Containers>,
     pub reporter: Reporter,
     pub shim_on_node: PathBuf,
+    pub cpus_files: CpusFiles,
+    pub quiet: Quiet,
     pub seen: tokio::sync::watch::Sender<Seen>,
+    /// Who else sets cpusets here.
+    pub peers: Arc<Mutex<Peers>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +85,13 @@ enum GateRefusal {
         "this strict container was not created through quietcore's agent: delete the pod so that it is made anew"
     )]
     NotClaimed,
+    #[error(
+        "this node answers the prctl by a seccomp filter, which would tell also a thread on a shared CPU that it is \
+         armed: use arm.at: Settled in the policy, sharedCpus: 0, or a node that has bpf among the lsm= of its kernel"
+    )]
+    Misled,
+    #[error("this agent does not take cores from the runtime yet: set cores.from: Devices in the policy")]
+    FromRuntime,
     #[error("look at the container's first process {pid}: {why}")]
     Process { pid: u32, why: String },
 }
@@ -86,17 +107,34 @@ impl Gate {
         let policy = match resolve(&pod.annotations, &container.name, has_cores)? {
             Choice::Untouched => return Ok(None),
             Choice::NodeDefault => node_default(),
-            Choice::Policy(name) => self.policies.find(&pod.namespace, &name)?,
+            Choice::Policy(named) => {
+                let policy = self.policies.find(&pod.namespace, &named.policy)?;
+                match named.cores(&policy)? {
+                    CoresOf::Nobody => return Ok(None),
+                    CoresOf::Devices => policy,
+                    CoresOf::Runtime => return Err(GateRefusal::FromRuntime.into()),
+                }
+            }
         };
         self.check_runtime()?;
         let token = Token::of(token.ok_or(GateRefusal::NoToken)?);
         let cpus = self.grants.read(|ledger| ledger.cpus_of(&token))?;
-        let plan = shim_plan(&cpus, &policy, self.guard.provider);
-        let mems = self.topology.mems_of(&cpus);
+        refuse_ticking(policy.cores.nohz, &cpus, self.quiet.boot())?;
+        if self.guard.provider.misleads(self.guard.detector, &policy) {
+            return Err(GateRefusal::Misled.into());
+        }
+        let housekeeping = self.grants.read(|ledger| ledger.housekeeping(&self.topology.online));
+        let shared = shared::nearest(&self.topology, &housekeeping, &cpus, policy.cores.shared)?;
+        let shared = shared.as_ref();
+        let plan = shim_plan(&cpus, shared, &policy, self.guard.provider);
+        let mems = self.topology.mems_of(&shared::with(&cpus, shared));
+        let cpus_on_node = self.cpus_files.write(&cpus, shared)?;
         let wanted = Wanted {
             cpus: &cpus,
+            shared,
             mems: mems.as_deref(),
             shim_on_node: &self.shim_on_node.to_string_lossy(),
+            cpus_on_node: &cpus_on_node.to_string_lossy(),
             plan: &plan,
         };
         let adjustment = adjust::adjust(container, &wanted)?;
@@ -106,12 +144,22 @@ impl Gate {
             pod_uid: pod.uid.clone(),
             container: container.name.clone(),
         };
-        let claimed =
-            self.grants.change(|ledger| ledger.claim(&token, &holder, &container.id, &plan, &policy))?;
+        let claimed = self.grants.change(|ledger| {
+            let claimed = ledger.claim(&token, &holder, &container.id, &plan, &policy)?;
+            ledger.share(&container.id, shared.cloned());
+            ledger.located(&container.id, cgroups_path(container));
+            Ok::<_, LedgerRefusal>(claimed)
+        })?;
         if let Some(replaced) = claimed.replaced {
             self.forget(&replaced);
         }
+        self.peers().asked(&container.id, &holder, cpus_of(container), &shared::with(&cpus, shared));
         Ok(Some(adjustment))
+    }
+
+    fn peers(&self) -> MutexGuard<'_, Peers> {
+        // A panic ends the agent (panic = "abort"), so a lock is never poisoned.
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check_runtime(&self) -> Result<(), GateRefusal> {
@@ -134,20 +182,28 @@ impl Gate {
             fs::read_to_string(format!("/proc/{pid}/status")).map_err(|error| process(error.to_string()))?;
         let facts = init_facts(&status).map_err(|error| process(error.to_string()))?;
         let Grant { cpus, claim, .. } = &grant;
-        verify(container, &claim.plan, cpus, &claim.policy, self.guard.provider, &facts)?;
+        let given = shared::with(cpus, claim.shared.as_ref());
+        verify(container, &claim.plan, &given, &claim.policy, self.guard.provider, &facts)?;
         let pid = i32::try_from(pid).map_err(|error| process(error.to_string()))?;
-        self.watch(&grant, &claim.policy, pid)?;
+        let lacking = self.quiet.ready(&container.id, claim.policy.cores.nohz)?;
+        let info = self.watch(&grant, &claim.policy, pid)?;
+        tell_shortcomings(&self.reporter, info, &lacking);
         self.grants.change(|ledger| ledger.started(&container.id, pid));
         Ok(())
     }
 
-    fn watch(&self, grant: &Grant, policy: &Effective, pid: i32) -> Result<(), Box<dyn std::error::Error>> {
+    fn watch(
+        &self,
+        grant: &Grant,
+        policy: &Effective,
+        pid: i32,
+    ) -> Result<Arc<ContainerInfo>, Box<dyn std::error::Error>> {
         let slot = grant.claim.slot;
         self.guard.slots.open(slot, rules(policy, &grant.cpus));
         let info = self.containers.started((slot, self.guard.slots.generation(slot)), grant);
-        self.tell_if_stale(info);
+        self.tell_if_stale(Arc::clone(&info));
         match self.guard.watch(pid, slot) {
-            Ok(_threads) => Ok(()),
+            Ok(_threads) => Ok(info),
             Err(error) => {
                 self.guard.slots.close(slot);
                 Err(error.into())
@@ -167,6 +223,7 @@ impl Gate {
     }
 
     fn end(&self, container: &Container) {
+        self.peers().ended(&container.id);
         if let Some(grant) = self.grants.change(|ledger| ledger.release(&container.id)) {
             tracing::info!(step = 3, pod = grant.holder.pod, cpus = %grant.cpus, "cores are free again");
             self.forget(&grant);
@@ -219,6 +276,8 @@ impl Handler for Gate {
     fn synchronize(&mut self, pods: Vec<PodSandbox>, containers: Vec<Container>) {
         let is_live = |container: &&Container| container.state != ContainerState::ContainerStopped as i32;
         let live = || containers.iter().filter(is_live);
+        let with_pod = |container: &'_ Container| pods.iter().find(|pod| pod.id == container.pod_sandbox_id);
+        self.peers().synchronized(live().filter_map(|container| Some((with_pod(container)?, container))));
         let strict = live().filter(|container| looks_strict(container));
         let strict = strict.filter_map(|container| stranger(container, &pods)).collect();
         let ids: Vec<String> = live().map(|container| container.id.clone()).collect();
@@ -247,6 +306,7 @@ impl Handler for Gate {
         pod: PodSandbox,
         container: Container,
     ) -> Result<Option<ContainerAdjustment>, Refusal> {
+        self.peers().created(&pod, &container);
         self.decide_create(&pod, &container).map_err(|refusal| {
             tracing::warn!(step = 4, namespace = pod.namespace, pod = pod.name, container = container.name, %refusal, "not created");
             Refusal::of(&*refusal)
@@ -266,8 +326,11 @@ impl Handler for Gate {
 
     fn update(&mut self, container: Container, requested: LinuxResources) -> Option<ContainerUpdate> {
         let grant = self.grants.read(|ledger| ledger.grant(&container.id))?;
-        let mems = self.topology.mems_of(&grant.cpus);
-        Some(adjust::keep(&container.id, requested, &grant.cpus, mems.as_deref()))
+        let cpus = shared::with(&grant.cpus, grant.claim.shared.as_ref());
+        let mems = self.topology.mems_of(&cpus);
+        let asked = requested.cpu.as_ref().map_or("", |cpu| cpu.cpus.as_str());
+        self.peers().asked(&container.id, &grant.holder, asked, &cpus);
+        Some(adjust::keep(&container.id, requested, &cpus, mems.as_deref()))
     }
 
     fn stop(&mut self, container: Container) {
@@ -276,6 +339,10 @@ impl Handler for Gate {
 
     fn remove(&mut self, container: Container) {
         self.end(&container);
+    }
+
+    fn validated(&mut self, seen: Validated) {
+        self.peers().validated(seen);
     }
 }
 
@@ -290,6 +357,16 @@ fn stranger(container: &Container, pods: &[PodSandbox]) -> Option<Stranger> {
         container: container.name.clone(),
     };
     Some(Stranger { container_id: container.id.clone(), holder, cpus })
+}
+
+/// Where its cgroup will be; empty where the runtime does not tell.
+fn cgroups_path(container: &Container) -> &str {
+    container.linux.as_ref().map(|linux| linux.cgroups_path.as_str()).unwrap_or_default()
+}
+
+fn cpus_of(container: &Container) -> &str {
+    let resources = container.linux.as_ref().and_then(|linux| linux.resources.as_ref());
+    resources.and_then(|resources| resources.cpu.as_ref()).map_or("", |cpu| cpu.cpus.as_str())
 }
 
 fn has_tripwire(container: &Container) -> bool {

@@ -3,14 +3,18 @@
 pub mod run;
 pub mod housekeeping;
 pub mod shim_file;
+pub mod cpus_file;
 pub mod disk;
 pub mod gate;
 mod timed;
 pub mod containers;
+pub mod quieting;
 pub mod records;
 mod strictness;
+pub mod visitors;
 pub mod changes;
 pub mod node_object;
+mod node_quiet;
 pub mod release;
 pub mod resume;
 pub mod http;

@@ -21,8 +21,9 @@ use quietcore_crd::{
 };
 use tokio::sync::watch;
 
-use super::gate::Seen;
+use super::{gate::Seen, node_quiet};
 use crate::{
+    coexist::{self, watch::Coexistence},
     cores::{
         device_plugin::Published,
         grants::Grants,
@@ -33,6 +34,7 @@ use crate::{
         load::{Guard, GuardError},
         tax::Tax,
     },
+    quiet::worker::Quiet,
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -45,7 +47,9 @@ pub struct NodeObject {
     pub grants: Arc<Grants>,
     pub guard: Arc<Guard>,
     pub seen: watch::Sender<Seen>,
-    pub published: watch::Sender<Published>,
+    pub published: watch::Sender<Option<Published>>,
+    pub quiet: Quiet,
+    pub coexistence: Coexistence,
     pub registered: watch::Receiver<bool>,
     /// Why this node publishes nothing, if it does not.
     pub stand_by: watch::Receiver<String>,
@@ -131,6 +135,9 @@ impl NodeObject {
             return Ok(());
         }
         self.published.send_replace(None);
+        for left in self.quiet.give_back() {
+            tracing::warn!(step = 3, left, "not as it was before");
+        }
         self.guard.unpin()?;
         tracing::info!("released: no cores published, nothing pinned");
         Ok(())
@@ -140,7 +147,7 @@ impl NodeObject {
         let seen = self.seen.borrow().clone();
         let grants: Vec<Grant> = self.grants.read(|ledger| ledger.grants().collect());
         let strict: Vec<String> = grants.iter().map(holder).collect();
-        let published = self.published.borrow().clone();
+        let published = self.published.borrow().as_ref().map(|published| published.cpus.clone());
         let ready = match (&published, &seen.runtime) {
             _ if seen.released => Err((ConditionReason::Released, "the node was released".to_owned())),
             (None, _) => Err((ConditionReason::StandBy, self.stand_by.borrow().clone())),
@@ -156,10 +163,24 @@ impl NodeObject {
             }
             _ => Ok(()),
         };
+        let standing = self.quiet.standing.borrow().clone();
         let mut conditions = vec![match ready {
             Ok(()) => condition("Ready", "True", ConditionReason::Serving, String::new(), before),
             Err((reason, message)) => condition("Ready", "False", reason, message, before),
         }];
+        conditions.push(match node_quiet::lacking(&standing) {
+            None => condition("Quiet", "True", ConditionReason::AllKept, String::new(), before),
+            Some(words) => condition("Quiet", "False", ConditionReason::NotAllKept, words, before),
+        });
+        // Nothing runs under cores.from: Runtime yet, so nobody is wanted on these CPUs.
+        let others = self.coexistence.conflicts(published.as_ref(), &[]);
+        conditions.push(match others.as_slice() {
+            [] => condition("Conflicted", "False", ConditionReason::NobodyElse, String::new(), before),
+            others => {
+                let message = coexist::message(others);
+                condition("Conflicted", "True", ConditionReason::OthersSetCpus, message, before)
+            }
+        });
         if wish == Wish::Release {
             conditions.push(match seen.released {
                 true => condition("Released", "True", ConditionReason::Released, String::new(), before),
@@ -173,7 +194,14 @@ impl NodeObject {
             });
         }
         DataplaneNodeStatus {
-            cores: published.iter().flat_map(CpuSet::iter).map(|cpu| core(cpu, &grants)).collect(),
+            cores: published
+                .iter()
+                .flat_map(CpuSet::iter)
+                .map(|cpu| node_quiet::core(core(cpu, &grants), cpu, self.quiet.boot(), &standing))
+                .collect(),
+            settings: node_quiet::settings(&standing),
+            fixed_interrupts: node_quiet::fixed_interrupts(&standing),
+            not_restored: node_quiet::not_restored(&standing),
             isolated_cpus: published.map(|cpus| cpus.to_string()).unwrap_or_default(),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             detector: self.guard.detector.name().to_owned(),
@@ -182,7 +210,6 @@ impl NodeObject {
             runtime: seen.runtime.map(|runtime| runtime.to_string()).unwrap_or_default(),
             strict_containers: strict,
             conditions,
-            ..DataplaneNodeStatus::default()
         }
     }
 }

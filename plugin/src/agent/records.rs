@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::{
     containers::{Containers, Key},
     strictness,
+    visitors::Sightings,
 };
 use crate::{
     arm::settle::Settler,
@@ -24,6 +25,7 @@ pub struct Records {
     pub containers: Arc<Containers>,
     pub reporter: Reporter,
     pub metrics: Arc<Metrics>,
+    pub sightings: Sightings,
 }
 
 impl Records {
@@ -31,10 +33,14 @@ impl Records {
     pub fn spawn_reader(&self, failed: mpsc::Sender<crate::guard::load::GuardError>) {
         let (guard, containers, reporter) =
             (Arc::clone(&self.guard), Arc::clone(&self.containers), self.reporter.clone());
+        let sightings = self.sightings.clone();
         std::thread::spawn(move || {
             let level = guard.own_pid_level;
             let settler = Settler::new(&guard);
-            let hand_on = |record: &qc_record| hand_on(record, level, &containers, &reporter);
+            let hand_on = |record: &qc_record| {
+                sightings.record(record);
+                hand_on(record, level, &containers, &reporter);
+            };
             let settle_and_go_on = || {
                 strictness::settle(&settler, &hand_on, &containers, &reporter);
                 false

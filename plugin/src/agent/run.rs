@@ -6,27 +6,35 @@ use std::{convert::Infallible, io, path::Path, path::PathBuf, sync::Arc, time::D
 use prometheus_client::registry::Registry;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinHandle,
 };
 
 use super::{
     changes::TellOwners,
     containers::Containers,
+    cpus_file::CpusFiles,
     gate::{Gate, Seen},
     http::{self, ListenError, Pages, Readiness},
     node_object::NodeObject,
+    quieting::{self, Owners, QuietingError},
     records::Records,
     shim_file::{self, ShimFileError},
     timed::Timed,
+    visitors::Visitors,
 };
 use crate::{
     args::AgentArgs,
+    coexist::{
+        alone::{self, Alone, AloneError},
+        watch::{Coexistence, KubeletFiles},
+    },
     cores::{
         device_plugin::{Cores, Published},
         grants::Grants,
         kubelet,
         machine::{Machine, Role},
+        pod_resources,
         set::CpuSet,
         store::StoreError,
         topology::{Topology, TopologyError},
@@ -43,6 +51,7 @@ use crate::{
         store::PolicyStore,
         syscalls, watch as policy_watch,
     },
+    quiet::worker::Quiet,
     report::{Config, Destination, Reporter},
     violation::symbolize::{
         Symbolizer,
@@ -52,6 +61,8 @@ use crate::{
 
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
+    #[error(transparent)]
+    Alone(#[from] AloneError),
     #[error(transparent)]
     Topology(#[from] TopologyError),
     #[error(transparent)]
@@ -64,6 +75,8 @@ pub enum AgentError {
     Detector(#[from] NotEdge),
     #[error(transparent)]
     Grants(#[from] StoreError),
+    #[error(transparent)]
+    Quieting(#[from] QuietingError),
     #[error(transparent)]
     Policies(#[from] DirError),
     #[error(transparent)]
@@ -85,7 +98,9 @@ struct Parts {
     reporter: Reporter,
     readiness: Arc<Readiness>,
     seen: watch::Sender<Seen>,
-    published: watch::Sender<Published>,
+    published: watch::Sender<Option<Published>>,
+    quiet: Quiet,
+    coexistence: Coexistence,
 }
 
 pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
@@ -94,6 +109,7 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
         detector,
         state_dir,
         pin_dir,
+        host_root,
         nri_socket,
         kubelet_dir,
         policy_dir,
@@ -105,6 +121,7 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
     // First: whoever stops an agent that is still starting means the same.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let _alone = Alone::wait(&state_dir, alone::PATIENCE).await?;
     let topology = Topology::read(Path::new("/sys"))?;
     topology.can_isolate(&isolated_cpus)?;
     let shim_on_node = shim_file::install(&state_dir)?;
@@ -114,34 +131,39 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
         None => Some(kube::Client::try_default().await.map_err(Box::new)?),
         Some(_) => None,
     };
-    let metrics = Arc::new(Metrics::default());
-    let mut registry = Registry::default();
-    metrics.register(&mut registry);
+    let (metrics, registry) = registered_metrics();
     let node = node_name.unwrap_or_else(hostname);
     let (reporter, reporting) = start_reporter(&node, client.clone(), Arc::clone(&metrics))?;
+    let containers = Arc::<Containers>::default();
+    let owners_of_cores = Owners {
+        grants: Arc::clone(&grants),
+        containers: Arc::clone(&containers),
+        reporter: reporter.clone(),
+    };
+    let quiet = quieting::start(&host_root, &state_dir, &topology, &isolated_cpus, &owners_of_cores)?;
+    tokio::spawn(quieting::follow(Arc::clone(&grants), quiet.clone()));
     let parts = Parts {
         node,
         guard,
         grants,
+        quiet,
         topology: Arc::new(topology),
         policies: Arc::new(PolicyStore::open(policy_dir.is_none().then(|| state_dir.join("policies.json")))),
-        containers: Arc::default(),
+        containers,
         reporter,
         readiness: Arc::new(Readiness::of(&["kubelet", "nri", "policies"])),
         seen: watch::Sender::default(),
         published: watch::Sender::default(),
+        coexistence: start_coexistence(&kubelet_dir),
     };
-    let listener = http::listen(listen).await?;
     let pages = Arc::new(Pages { registry, readiness: Arc::clone(&parts.readiness) });
-    tokio::spawn(http::serve(listener, pages));
+    tokio::spawn(http::serve(http::listen(listen).await?, pages));
     tokio::spawn(reporting);
-    if let Some(time) = panic_after {
-        tokio::spawn(panic_in(time));
-    }
+    let _panics = panic_after.map(|time| tokio::spawn(panic_in(time)));
 
     let (guard_failed, mut guard_failure) = mpsc::channel(1);
     start_records(&parts, Arc::clone(&metrics), guard_failed);
-    start_nri(&parts, metrics, nri_socket, shim_on_node);
+    start_nri(&parts, metrics, nri_socket, shim_on_node, &state_dir);
     let registered = start_kubelet(&parts, kubelet_dir);
     let mut released = match (client, policy_dir) {
         (Some(client), _) => {
@@ -149,15 +171,7 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
             let machine = Machine { client, namespace, node: parts.node.clone(), file };
             start_kubernetes(&parts, machine, isolated_cpus, registered)
         }
-        (None, folder) => {
-            if let Some(folder) = folder {
-                dir::load(&folder, &parts.policies)?;
-                tokio::spawn(dir::follow(folder, Arc::clone(&parts.policies), owners(&parts)));
-            }
-            parts.readiness.set("policies", Ok(()));
-            parts.published.send_replace(Some(isolated_cpus));
-            tokio::spawn(std::future::pending())
-        }
+        (None, folder) => start_alone(&parts, folder, isolated_cpus)?,
     };
     let result = tokio::select! {
         Some(error) = guard_failure.recv() => Err(error.into()),
@@ -169,6 +183,12 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
         tracing::error!(step = 3, %error, "the next agent will not know the last containers");
     }
     result
+}
+
+fn registered_metrics() -> (Arc<Metrics>, Registry) {
+    let (metrics, mut registry) = (Metrics::default(), Registry::default());
+    metrics.register(&mut registry);
+    (Arc::new(metrics), registry)
 }
 
 fn start_guard(
@@ -205,17 +225,25 @@ fn start_reporter(
 }
 
 fn start_records(parts: &Parts, metrics: Arc<Metrics>, failed: mpsc::Sender<GuardError>) {
+    let visitors = Visitors {
+        guard: Arc::clone(&parts.guard),
+        grants: Arc::clone(&parts.grants),
+        containers: Arc::clone(&parts.containers),
+        reporter: parts.reporter.clone(),
+    };
     let records = Records {
         guard: Arc::clone(&parts.guard),
         containers: Arc::clone(&parts.containers),
         reporter: parts.reporter.clone(),
         metrics,
+        sightings: visitors.spawn(),
     };
     records.spawn_reader(failed);
     tokio::spawn(records.publish_counts());
 }
 
-fn start_nri(parts: &Parts, metrics: Arc<Metrics>, socket: PathBuf, shim_on_node: PathBuf) {
+fn start_nri(parts: &Parts, metrics: Arc<Metrics>, socket: PathBuf, shim_on_node: PathBuf, state_dir: &Path) {
+    let cpus_files = parts.grants.read(|ledger| CpusFiles::open(state_dir, ledger.grants()));
     let gate = Gate {
         grants: Arc::clone(&parts.grants),
         topology: Arc::clone(&parts.topology),
@@ -224,7 +252,10 @@ fn start_nri(parts: &Parts, metrics: Arc<Metrics>, socket: PathBuf, shim_on_node
         containers: Arc::clone(&parts.containers),
         reporter: parts.reporter.clone(),
         shim_on_node,
+        cpus_files,
+        quiet: parts.quiet.clone(),
         seen: parts.seen.clone(),
+        peers: Arc::clone(&parts.coexistence.peers),
     };
     gate.remember_running();
     let (state, mut states) = watch::channel(session::State::default());
@@ -241,6 +272,14 @@ fn start_nri(parts: &Parts, metrics: Arc<Metrics>, socket: PathBuf, shim_on_node
             );
         }
     });
+}
+
+fn start_coexistence(kubelet_dir: &Path) -> Coexistence {
+    let files = KubeletFiles::beside(kubelet_dir);
+    let sooner = Arc::new(Notify::new());
+    let (sender, view) = watch::channel(None);
+    tokio::spawn(pod_resources::follow(files.pod_resources.clone(), Arc::clone(&sooner), sender));
+    Coexistence { files, view, sooner, peers: Arc::default() }
 }
 
 fn start_kubelet(parts: &Parts, folder: PathBuf) -> watch::Receiver<bool> {
@@ -265,6 +304,21 @@ fn start_kubelet(parts: &Parts, folder: PathBuf) -> watch::Receiver<bool> {
     observed
 }
 
+/// Without a cluster: policies from a folder. The task returned never ends.
+fn start_alone(
+    parts: &Parts,
+    folder: Option<PathBuf>,
+    isolated: CpuSet,
+) -> Result<JoinHandle<Result<(), GuardError>>, DirError> {
+    if let Some(folder) = folder {
+        dir::load(&folder, &parts.policies)?;
+        tokio::spawn(dir::follow(folder, Arc::clone(&parts.policies), owners(parts)));
+    }
+    parts.readiness.set("policies", Ok(()));
+    parts.published.send_replace(Some(isolated.into()));
+    Ok(tokio::spawn(std::future::pending()))
+}
+
 /// What needs an API server: the policies, the machine's claim, and the node's own object. The task returned
 /// ends when the node was released and is wanted again.
 fn start_kubernetes(
@@ -285,6 +339,8 @@ fn start_kubernetes(
         guard: Arc::clone(&parts.guard),
         seen: parts.seen.clone(),
         published: parts.published.clone(),
+        quiet: parts.quiet.clone(),
+        coexistence: parts.coexistence.clone(),
         registered,
         stand_by: standing_by,
     };
@@ -293,7 +349,7 @@ fn start_kubernetes(
         // A node that was released publishes nothing, whoever else leaves the machine.
         Role::Publish if seen.borrow().released => {}
         Role::Publish => {
-            published.send_replace(Some(isolated.clone()));
+            published.send_replace(Some(isolated.clone().into()));
         }
         Role::StandBy { holder } => {
             stand_by.send_replace(format!("node {holder} publishes the cores of this machine"));

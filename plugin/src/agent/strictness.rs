@@ -114,7 +114,7 @@ mod tests {
         check(
             InTheWay::Affinity,
             expect![
-                "thread 31 of container app is not armed: it has been quiet, and may run on more than one CPU, or on one that is not granted; it is armed once it is pinned to one (sched_setaffinity)"
+                "thread 31 of container app is not armed: it has been quiet, and may run on more than one CPU, or on one that is not granted; it is armed once it is pinned to one granted CPU (sched_setaffinity)"
             ],
         );
     }

@@ -9,6 +9,7 @@ use crate::{
     metrics::{Metrics, NriResult},
     nri::{
         handler::{Handler, Refusal},
+        validate::Validated,
         version::Runtime,
     },
 };
@@ -74,5 +75,9 @@ impl<H: Handler> Handler for Timed<H> {
 
     fn remove(&mut self, container: Container) {
         self.handler.remove(container);
+    }
+
+    fn validated(&mut self, seen: Validated) {
+        self.handler.validated(seen);
     }
 }

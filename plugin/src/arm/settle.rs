@@ -54,7 +54,7 @@ impl InTheWay {
             }
             InTheWay::Affinity => {
                 "it has been quiet, and may run on more than one CPU, or on one that is not granted; \
-                                   it is armed once it is pinned to one (sched_setaffinity)"
+                                   it is armed once it is pinned to one granted CPU (sched_setaffinity)"
                     .to_owned()
             }
         }

@@ -1,7 +1,7 @@
 //! The facts, each read and none judged. One is tried out: whether a BPF LSM program answers, unless strict pods
 //! run here, whose cores attaching it would enter.
 
-use std::{error::Error, fs, path::Path};
+use std::{fs, path::Path};
 
 use libbpf_rs::btf::{
     Btf,
@@ -9,26 +9,32 @@ use libbpf_rs::btf::{
 };
 use nix::libc;
 
-use super::findings::{Facts, Lsm};
+use super::{
+    detecting::{Facts, Lsm},
+    facts::{scheduler, tree::Tree},
+    with_causes,
+};
 use crate::{
-    cores::{
-        set::{CpuId, CpuSet},
-        topology::{Topology, TopologyError},
-    },
+    cores::{set::CpuSet, topology::Topology},
     guard::{
         detector::Detector, kernel_answers_prctl, load::GuardError, lsm_answers, pins, support::Kernel,
         tracepoints::GROUPS,
     },
 };
 
-/// `root` is /, or a tree like it.
-pub(super) fn read(root: &Path, pins: &Path, asked: Option<&CpuSet>) -> Result<Facts, TopologyError> {
-    let sys = root.join("sys");
-    let topology = Topology::read(&sys)?;
-    let isolated = words(&sys.join("devices/system/cpu/isolated")).and_then(|list| list.parse().ok());
+/// The cores that are asked about, and whether somebody named them, or the boot.
+pub(super) fn cores(root: &Path, topology: &Topology, asked: Option<&CpuSet>) -> (CpuSet, bool) {
+    let isolated = scheduler::isolated(&Tree::at(root));
     let quiet = asked.or(isolated.as_ref()).or(topology.nohz_full.as_ref());
-    let cores = quiet.cloned().unwrap_or_else(|| all_but_the_first(&topology.online));
-    topology.can_isolate(&cores)?;
+    match quiet {
+        Some(quiet) => (quiet.clone(), true),
+        None => (all_but_the_first_core(topology), false),
+    }
+}
+
+/// `root` is /, or a tree like it.
+pub(super) fn read(root: &Path, pins: &Path, topology: &Topology, cores: &CpuSet) -> Facts {
+    let sys = root.join("sys");
     let btf = Btf::from_vmlinux().ok();
     let has_type = |name: &str| {
         btf.as_ref()
@@ -38,47 +44,37 @@ pub(super) fn read(root: &Path, pins: &Path, asked: Option<&CpuSet>) -> Result<F
         |name: &str| btf.as_ref().is_some_and(|btf| btf.type_by_name::<Func<'_>>(name).is_some());
     let absent = GROUPS.iter().flat_map(|group| group.tracepoints).copied().filter(|name| !has_type(name));
     let security = sys.join("kernel/security");
-    Ok(Facts {
+    Facts {
         nohz_full: topology.nohz_full.clone(),
-        isolated,
+        isolated: scheduler::isolated(&Tree::at(root)),
         absent_tracepoints: absent.collect(),
         ring_buffer: has_function("bpf_ringbuf_reserve"),
         task_storage: has_function("bpf_task_storage_get"),
-        lsm: lsm(&cores, topology.nohz_full.as_ref(), pins),
+        lsm: lsm(cores, topology.nohz_full.as_ref(), pins),
         signal_task: has_function("bpf_send_signal_task"),
         signal_thread: has_function("bpf_send_signal_thread"),
         native_errno: kernel_answers_prctl().err().map(|error| error.raw_os_error().unwrap_or_default()),
         bpffs: is_a(&sys.join("fs/bpf"), libc::BPF_FS_MAGIC),
-        cgroup2: is_a(&sys.join("fs/cgroup"), libc::CGROUP2_SUPER_MAGIC),
         lockdown: words(&security.join("lockdown")),
         btf: btf.is_some(),
-        cores,
-    })
+        cores: cores.clone(),
+    }
 }
 
-fn lsm(cores: &CpuSet, nohz_full: Option<&CpuSet>, pins: &Path) -> Lsm {
+fn lsm(cores: &CpuSet, nohz_full: Option<&CpuSet>, pins_dir: &Path) -> Lsm {
     let tried = || {
         let kernel = Kernel::probe().map_err(GuardError::from)?;
         lsm_answers(Detector::choose(&kernel, cores, nohz_full), cores)
     };
-    match pins::granted(pins) {
+    match pins::granted(pins_dir) {
         Ok(None) => match tried() {
             Ok(true) => Lsm::Answers,
             Ok(false) => Lsm::Silent,
             Err(error) => Lsm::Refused(with_causes(&error)),
         },
-        Ok(Some(_)) => Lsm::StrictPodsRun,
+        Ok(Some(_)) => Lsm::StrictPodsRun(pins::provider(pins_dir)),
         Err(error) => Lsm::Refused(error.to_string()),
     }
-}
-
-fn with_causes(error: &GuardError) -> String {
-    let (mut text, mut cause) = (error.to_string(), error.source());
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 fn words(file: &Path) -> Option<String> {
@@ -89,8 +85,8 @@ fn is_a(path: &Path, magic: libc::c_long) -> bool {
     rustix::fs::statfs(path).is_ok_and(|fs| fs.f_type == magic)
 }
 
-/// Of one CPU that one: `can_isolate` refuses it in words.
-fn all_but_the_first(online: &CpuSet) -> CpuSet {
-    let first: Option<CpuId> = online.iter().next();
-    first.and_then(|first| online.without(&CpuSet::from(first))).unwrap_or_else(|| online.clone())
+/// Of one core that one: `can_isolate` refuses it in words.
+fn all_but_the_first_core(machine: &Topology) -> CpuSet {
+    let first = machine.siblings_of(machine.online.first());
+    machine.online.without(&first).unwrap_or_else(|| machine.online.clone())
 }

@@ -3,7 +3,11 @@
 //! It knows no pods and refuses none: an error from Allocate fails the pod for good, while CreateContainer can
 //! say no and be asked again.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{StreamExt as _, stream::BoxStream};
 use quietcore_proto::deviceplugin::{
@@ -16,12 +20,12 @@ use tokio::{sync::watch, time::timeout};
 use tonic::{Request, Response, Status};
 
 use super::{
+    allocator::{Free, members},
     device::{self, DeviceError},
     grants::Grants,
-    prefer::{Free, members},
     set::{CpuId, CpuSet},
     token::{self, Token},
-    topology::Topology,
+    topology::{Core, Topology},
 };
 use crate::nri::adjust::TRIPWIRE;
 
@@ -30,8 +34,29 @@ pub const RESOURCE: &str = "quietcore.io/core";
 /// The kubelet admits no other pod while it waits for Allocate, and sets itself no limit.
 const SAVED_WITHIN: Duration = Duration::from_secs(5);
 
-/// `None`: this node publishes no cores, because another node of the same machine does, or it was released.
-pub type Published = Option<CpuSet>;
+/// What this node offers. Nothing at all (`None` in the channel), where another node of the same machine does, or
+/// where it was released.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// Those of whole cores are offered.
+    pub cpus: CpuSet,
+    /// CPUs whose cores nobody should get now, and why: the kubelet gives no new pod such a core, and leaves
+    /// those alone that have one.
+    pub unhealthy: BTreeMap<CpuId, String>,
+}
+
+impl From<CpuSet> for Published {
+    fn from(cpus: CpuSet) -> Published {
+        Published { cpus, unhealthy: BTreeMap::new() }
+    }
+}
+
+impl Published {
+    fn health(&self, core: &Core) -> &'static str {
+        let is_healthy = core.cpus.iter().all(|cpu| !self.unhealthy.contains_key(&cpu));
+        if is_healthy { "Healthy" } else { "Unhealthy" }
+    }
+}
 
 /// Told at the registration and when the kubelet asks. No PreStartContainer: it gets device ids alone, and a
 /// kubelet that just restarted leaves it out.
@@ -42,7 +67,7 @@ pub const OPTIONS: DevicePluginOptions =
 pub struct Cores {
     pub grants: Arc<Grants>,
     pub topology: Arc<Topology>,
-    pub published: watch::Receiver<Published>,
+    pub published: watch::Receiver<Option<Published>>,
 }
 
 impl From<DeviceError> for Status {
@@ -52,39 +77,43 @@ impl From<DeviceError> for Status {
 }
 
 impl Cores {
-    fn devices(&self, published: &Published) -> ListAndWatchResponse {
-        let device = |cpu: CpuId| Device {
-            id: device::id(cpu),
-            health: "Healthy".to_owned(),
-            topology: self
-                .topology
-                .node_of(cpu)
-                .map(|node| TopologyInfo { nodes: vec![NumaNode { id: i64::from(node) }] }),
+    fn devices(&self, published: Option<&Published>) -> ListAndWatchResponse {
+        let Some(published) = published else { return ListAndWatchResponse::default() };
+        let device = |core: &Core| Device {
+            id: device::id(core),
+            health: published.health(core).to_owned(),
+            topology: core.node.map(|node| TopologyInfo { nodes: vec![NumaNode { id: i64::from(node) }] }),
         };
-        ListAndWatchResponse { devices: published.iter().flat_map(CpuSet::iter).map(device).collect() }
+        ListAndWatchResponse { devices: self.topology.cores_in(&published.cpus).map(device).collect() }
     }
 
     fn prefer(
         &self,
         request: &ContainerPreferredAllocationRequest,
     ) -> Result<ContainerPreferredAllocationResponse, Status> {
-        let cpus = |names: &[String]| names.iter().map(|name| device::cpu(name)).collect::<Result<_, _>>();
+        let ids = |names: &[String]| {
+            names
+                .iter()
+                .map(|name| Ok(device::core(name, &self.topology)?.id()))
+                .collect::<Result<_, DeviceError>>()
+        };
         let free = Free {
-            cpus: cpus(&request.available_device_i_ds)?,
+            cores: ids(&request.available_device_i_ds)?,
             held: self.grants.read(|ledger| members(ledger.held())),
             topology: &self.topology,
         };
-        let n_cpus = usize::try_from(request.allocation_size)
+        let n_cores = usize::try_from(request.allocation_size)
             .map_err(|_| Status::invalid_argument("an allocation of less than nothing"))?;
-        let chosen = free.choose(cpus(&request.must_include_device_i_ds)?, n_cpus);
-        Ok(ContainerPreferredAllocationResponse { device_i_ds: chosen.into_iter().map(device::id).collect() })
+        let chosen: BTreeSet<CpuId> = free.choose(&ids(&request.must_include_device_i_ds)?, n_cores);
+        let names = chosen.into_iter().filter_map(|id| self.topology.core(id)).map(device::id);
+        Ok(ContainerPreferredAllocationResponse { device_i_ds: names.collect() })
     }
 
     /// Waits for the disk: the kubelet keeps the answer in its own checkpoint and replays it after any crash.
     /// A disk that does not take it fails no pod: the token serves while this agent lives, and the next one
     /// refuses what it cannot know.
     async fn allocate_one(&self, names: &[String]) -> Result<ContainerAllocateResponse, Status> {
-        let cpus = device::cpus(names)?;
+        let cpus = device::cpus(names, &self.topology)?;
         let token =
             Token::random().map_err(|error| Status::internal(format!("make a grant token: {error}")))?;
         let saved = self.grants.allocate(token.clone(), cpus.clone());
@@ -119,7 +148,7 @@ impl DevicePlugin for Cores {
         published.mark_changed();
         let devices = futures::stream::unfold((cores, published), |(cores, mut published)| async move {
             published.changed().await.ok()?;
-            let devices = cores.devices(&published.borrow_and_update());
+            let devices = cores.devices(published.borrow_and_update().as_ref());
             Some((Ok(devices), (cores, published)))
         });
         Ok(Response::new(devices.boxed()))

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::{
     ledger::{Ledger, Saved},
@@ -30,6 +30,7 @@ pub struct NotSaved;
 pub struct Grants {
     ledger: Mutex<Ledger>,
     writer: mpsc::Sender<Write>,
+    revision: watch::Sender<u64>,
 }
 
 /// What is to be on disk, and who waits for it.
@@ -45,7 +46,12 @@ impl Grants {
         let ledger = store::read(&file, isolated)?;
         let (writer, writes) = mpsc::channel();
         std::thread::spawn(move || write_behind(&file, &writes));
-        Ok(Grants { ledger: Mutex::new(ledger), writer })
+        Ok(Grants { ledger: Mutex::new(ledger), writer, revision: watch::Sender::default() })
+    }
+
+    /// Changes with each change of the ledger.
+    pub fn revisions(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
     }
 
     pub fn read<T>(&self, look: impl FnOnce(&Ledger) -> T) -> T {
@@ -85,6 +91,7 @@ impl Grants {
     fn save(&self, ledger: &Ledger, done: Option<oneshot::Sender<Result<(), NotSaved>>>) {
         // The writer ends after its sender only.
         let _ = self.writer.send(Write { saved: ledger.saved().clone(), done });
+        self.revision.send_replace(ledger.revision());
     }
 
     fn lock(&self) -> MutexGuard<'_, Ledger> {

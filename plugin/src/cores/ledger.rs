@@ -8,10 +8,15 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{set::CpuSet, token::Token};
+use super::{
+    set::{CpuId, CpuSet},
+    shared,
+    token::Token,
+};
 use crate::{
     guard::slots::Slot,
     policy::effective::{Effective, PolicyRef},
+    quiet::catalogue::Quieted,
 };
 
 /// Beyond this number, allocations that nothing runs on are forgotten, the oldest first.
@@ -39,8 +44,14 @@ pub struct Claim {
     pub slot: Slot,
     pub plan: String,
     pub policy: Effective,
+    /// Housekeeping CPUs in its cpuset: others may have the same.
+    #[serde(default)]
+    pub shared: Option<CpuSet>,
     /// The container's init, once it was started.
     pub pid: Option<i32>,
+    /// Its cgroup, as the runtime names it.
+    #[serde(default)]
+    pub cgroup: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +75,15 @@ impl Grant {
     pub fn policy_ref(&self) -> Option<&PolicyRef> {
         self.claim.policy.source.as_ref()
     }
+}
+
+/// Cores that are to be quiet now, and for whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    pub number: u64,
+    /// `None`: the kubelet has given them away, and the container is not created yet.
+    pub container_id: Option<String>,
+    pub quieted: Quieted,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -225,7 +245,9 @@ impl Ledger {
             slot,
             plan: plan.to_owned(),
             policy: policy.clone(),
+            shared: None,
             pid: None,
+            cgroup: String::new(),
         };
         let number = allocation.number;
         if let Some(earlier) = &replaced {
@@ -241,7 +263,9 @@ impl Ledger {
 
     /// Who else still runs on one of these CPUs.
     fn in_the_way(&self, holder: &Holder, cpus: &CpuSet) -> Option<Holder> {
-        let claimed = self.grants().map(|grant| (grant.holder, grant.cpus));
+        // Shared ones may be among those that this run of the agent grants, and the earlier one did not.
+        let taken = |grant: &Grant| shared::with(&grant.cpus, grant.claim.shared.as_ref());
+        let claimed = self.grants().map(|grant| (grant.holder.clone(), taken(&grant)));
         let strangers =
             self.strangers.iter().map(|stranger| (stranger.holder.clone(), stranger.cpus.clone()));
         let mut others = claimed.chain(strangers).filter(|(other, _)| !other.is(holder));
@@ -260,6 +284,27 @@ impl Ledger {
     fn free_slot(&self) -> Result<Slot, LedgerRefusal> {
         let taken = |slot: &Slot| self.grants().any(|grant| grant.claim.slot == *slot);
         Slot::all().find(|slot| !taken(slot)).ok_or(LedgerRefusal::NoSlot)
+    }
+
+    /// Of these, what is nobody's grant and cannot become one: a container that an earlier run of the agent left may
+    /// hold what is not isolated any more.
+    pub fn housekeeping(&self, online: &CpuSet) -> Vec<CpuId> {
+        let allocations = self.saved.allocations.values();
+        let granted: Vec<&CpuSet> = allocations
+            .filter(|allocation| allocation.claim.is_some())
+            .map(|allocation| &allocation.cpus)
+            .collect();
+        let free = |cpu: &CpuId| !granted.iter().any(|cpus| cpus.contains(*cpu));
+        online.iter().filter(|cpu| !self.isolated.contains(*cpu)).filter(free).collect()
+    }
+
+    /// Of a claim just made.
+    pub fn share(&mut self, container_id: &str, shared: Option<CpuSet>) {
+        let claims = self.saved.allocations.values_mut().filter_map(|allocation| allocation.claim.as_mut());
+        for claim in claims.filter(|claim| claim.container_id == container_id) {
+            claim.shared.clone_from(&shared);
+            self.revision += 1;
+        }
     }
 
     pub fn started(&mut self, container_id: &str, pid: i32) {
@@ -289,6 +334,39 @@ impl Ledger {
         self.saved.allocations.values().filter_map(|allocation| {
             let (holder, claim) = (allocation.holder.clone()?, allocation.claim.clone()?);
             Some(Grant { holder, cpus: allocation.cpus.clone(), claim })
+        })
+    }
+
+    /// Of a claim just made: where its cgroup will be.
+    pub fn located(&mut self, container_id: &str, cgroup: &str) {
+        let claims = self.saved.allocations.values_mut().filter_map(|allocation| allocation.claim.as_mut());
+        for claim in claims.filter(|claim| claim.container_id == container_id) {
+            cgroup.clone_into(&mut claim.cgroup);
+            self.revision += 1;
+        }
+    }
+
+    /// Whose cores are to be quiet: those of live containers, and those that no container was created for yet. What
+    /// only waits for a restart of its container is nobody's.
+    pub fn wanted(&self) -> impl Iterator<Item = Wanted> + '_ {
+        let allocations = self.saved.allocations.values();
+        let wanted =
+            allocations.filter(|allocation| allocation.claim.is_some() || allocation.holder.is_none());
+        wanted.map(|allocation| {
+            let claim = allocation.claim.as_ref();
+            let asked = claim.map(|claim| &claim.policy.cores);
+            Wanted {
+                number: allocation.number,
+                container_id: claim.map(|claim| claim.container_id.clone()),
+                quieted: Quieted {
+                    cores: allocation.cpus.clone(),
+                    cpus: allocation.cpus.clone(),
+                    shared: claim.and_then(|claim| claim.shared.clone()),
+                    cgroup: claim.map(|claim| claim.cgroup.clone()).filter(|cgroup| !cgroup.is_empty()),
+                    wakeup_latency_us: asked.and_then(|asked| asked.wakeup_latency_us),
+                    governor: asked.and_then(|asked| asked.governor.clone()),
+                },
+            }
         })
     }
 

@@ -4,13 +4,18 @@
 //! holds them, and step 4 asks it by the token in the container's annotations.
 
 pub mod set;
+pub mod mask;
 pub mod token;
 pub mod topology;
+pub mod shared;
 pub mod device;
-pub mod prefer;
+pub mod allocator;
 pub mod ledger;
 pub mod store;
 pub mod grants;
 pub mod device_plugin;
 pub mod kubelet;
+pub mod pod_resources;
+pub mod replay;
+pub mod stale;
 pub mod machine;

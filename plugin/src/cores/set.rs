@@ -6,8 +6,9 @@ use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// The highest CPU number we handle, plus one: the guard's bitmask of granted CPUs has this many bits.
-pub const MAX_CPUS: u32 = 1024;
+/// The highest CPU number we handle, plus one: as many as any x86-64 kernel has (NR_CPUS of MAXSMP). The masks of
+/// the guard and of the shim have this many bits.
+pub const MAX_CPUS: u32 = 8192;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CpuId(u32);
@@ -43,6 +44,28 @@ impl CpuSet {
 
     pub fn overlaps(&self, other: &CpuSet) -> bool {
         !self.0.is_disjoint(&other.0)
+    }
+
+    #[expect(clippy::len_without_is_empty, reason = "it never is")]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn union(&self, other: &CpuSet) -> CpuSet {
+        CpuSet(self.0.union(&other.0).copied().collect())
+    }
+
+    /// `None` when they have nothing in common.
+    pub fn intersection(&self, other: &CpuSet) -> Option<CpuSet> {
+        CpuSet::new(self.0.intersection(&other.0).copied().collect())
+    }
+
+    pub fn is_subset(&self, other: &CpuSet) -> bool {
+        self.0.is_subset(&other.0)
+    }
+
+    pub fn first(&self) -> CpuId {
+        self.0.first().copied().unwrap_or_else(|| unreachable!("a CpuSet is never empty"))
     }
 
     /// `None` when nothing is left: the caller must say what that means.
@@ -91,8 +114,8 @@ impl FromStr for CpuSet {
     type Err = ParseCpuSetError;
 
     fn from_str(list: &str) -> Result<CpuSet, ParseCpuSetError> {
-        let number = |text: &str| text.parse::<u32>().map_err(|_| ParseCpuSetError::Format(list.into()));
         let list = list.trim();
+        let number = |text: &str| number(text).ok_or_else(|| ParseCpuSetError::Format(shown(list)));
         if list.is_empty() {
             return Err(ParseCpuSetError::Empty);
         }
@@ -103,7 +126,7 @@ impl FromStr for CpuSet {
                 None => (number(part)?, number(part)?),
             };
             if last < first {
-                return Err(ParseCpuSetError::Format(list.into()));
+                return Err(ParseCpuSetError::Format(shown(list)));
             }
             // Checked before the range is walked: "0-4294967295" must not cost four billion steps.
             if MAX_CPUS <= last {
@@ -113,6 +136,18 @@ impl FromStr for CpuSet {
         }
         CpuSet::new(cpus).ok_or(ParseCpuSetError::Empty)
     }
+}
+
+/// `parse` alone would take a sign.
+fn number(text: &str) -> Option<u32> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    if digits { text.parse().ok() } else { None }
+}
+
+/// A list of 8,192 CPUs may have 38,000 characters: too many for a line of a log.
+fn shown(list: &str) -> String {
+    let start: String = list.chars().take(64).collect();
+    if start.len() < list.len() { start + ".." } else { start }
 }
 
 impl TryFrom<String> for CpuSet {
@@ -132,6 +167,7 @@ impl From<CpuSet> for String {
 #[cfg(test)]
 mod tests {
     use expect_test::{Expect, expect};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -155,7 +191,30 @@ mod tests {
     #[test]
     fn nonsense_is_refused_by_name() {
         check("a", expect![[r#""a" is not a CPU list: expected numbers and ranges such as "1,3-5""#]]);
+        check("+1", expect![[r#""+1" is not a CPU list: expected numbers and ranges such as "1,3-5""#]]);
         check("3-1", expect![[r#""3-1" is not a CPU list: expected numbers and ranges such as "1,3-5""#]]);
-        check("0-4294967295", expect!["CPU 4294967295 is out of range: quietcore handles CPUs 0 to 1023"]);
+        check("0-4294967295", expect!["CPU 4294967295 is out of range: quietcore handles CPUs 0 to 8191"]);
+    }
+    #[test]
+    fn sets_are_joined_and_compared() {
+        let set = |list: &str| list.parse::<CpuSet>().unwrap();
+        assert_eq!(set("1-2").union(&set("2,9")), set("1-2,9"));
+        assert_eq!(set("1-2").intersection(&set("2,9")), Some(set("2")));
+        assert_eq!(set("1-2").intersection(&set("9")), None);
+        assert_eq!((set("0-8191").len(), set("0-8191").first()), (8192, CpuId(0)));
+        assert!(set("2").is_subset(&set("1-2")) && !set("1-3").is_subset(&set("1-2")));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_is_read_back(numbers in prop::collection::btree_set(0..MAX_CPUS, 1..300)) {
+            let set = CpuSet::new(numbers.into_iter().filter_map(CpuId::new).collect()).unwrap();
+            prop_assert_eq!(set.to_string().parse(), Ok(set));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC*", like in "[0-9,\n +-]{0,400}") {
+            let _ = (text.parse::<CpuSet>(), like.parse::<CpuSet>());
+        }
     }
 }

@@ -25,7 +25,7 @@ const VERSION: u32 = 1;
 pub enum StoreError {
     #[error("read the ledger {path}")]
     Read { path: PathBuf, source: io::Error },
-    #[error("keep the damaged ledger aside as {path}")]
+    #[error("keep the damaged ledger {path} aside")]
     KeepAside { path: PathBuf, source: io::Error },
     #[error(
         "the ledger {path} is of version {found}, this agent knows {VERSION}: install the newer agent again"
@@ -69,7 +69,8 @@ pub fn read(path: &Path, isolated: &CpuSet) -> Result<Ledger, StoreError> {
         _ => {}
     }
     parse(isolated, &bytes).or_else(|damage| {
-        let aside = keep_aside(path)?;
+        let kept = disk::keep_aside(path);
+        let aside = kept.map_err(|source| StoreError::KeepAside { path: path.to_owned(), source })?;
         tracing::error!(step = 3, %damage, kept = %aside.display(), "the ledger is damaged; starting with an empty one");
         Ok(Ledger::empty(isolated.clone()))
     })
@@ -85,26 +86,6 @@ pub fn holders(path: &Path) -> Result<Vec<(Slot, Holder)>, StoreError> {
     };
     let file: File<Saved> = serde_json::from_slice(&bytes).map_err(|error| unreadable(error.into()))?;
     Ok(file.saved.holders().collect())
-}
-
-/// Under a name of its own, so that a second damage does not bury the first.
-fn keep_aside(path: &Path) -> Result<PathBuf, StoreError> {
-    let names = (1u32..).map(|n| path.with_extension(format!("damaged-{n}")));
-    for aside in names {
-        // A link, because rename(2) would replace what has that name.
-        match fs::hard_link(path, &aside) {
-            Ok(()) => {
-                let removed = fs::remove_file(path);
-                return match removed {
-                    Ok(()) => Ok(aside),
-                    Err(source) => Err(StoreError::KeepAside { path: aside, source }),
-                };
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(source) => return Err(StoreError::KeepAside { path: aside, source }),
-        }
-    }
-    Err(StoreError::KeepAside { path: path.to_owned(), source: io::ErrorKind::AlreadyExists.into() })
 }
 
 #[cfg(test)]

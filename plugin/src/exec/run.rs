@@ -48,6 +48,8 @@ pub enum ExecError {
     NotOne { path: PathBuf, found: usize },
     #[error("policy of {path} is not accepted: {why}")]
     NotAccepted { path: PathBuf, why: String },
+    #[error("policy of {path}: cores.sharedCpus is for pods, exec has --cpu alone: leave it out")]
+    SharedCpus { path: PathBuf },
     #[error(
         "--arm exec arms a thread that may run on one CPU only, {cpus} are several: name one by --cpu, or let each \
          thread pin itself and arm by prctl"
@@ -113,7 +115,10 @@ fn read_policy(path: &Path) -> Result<Effective, ExecError> {
     let path = path.to_owned();
     let policies = dir::read_file(&path)?;
     match &policies[..] {
-        [known] => known.verdict().clone().map_err(|why| ExecError::NotAccepted { path, why }),
+        [known] => match known.verdict().clone() {
+            Ok(policy) if policy.cores.shared != 0 => Err(ExecError::SharedCpus { path }),
+            verdict => verdict.map_err(|why| ExecError::NotAccepted { path, why }),
+        },
         several => Err(ExecError::NotOne { path, found: several.len() }),
     }
 }
@@ -154,6 +159,8 @@ mod tests {
         let two = read(format!("{}---\n{}", policy("p", "{}"), policy("q", "{}"))).unwrap_err();
         assert!(two.ends_with("holds 2 policies: exec takes one"), "{two}");
         let refused = read(policy("p", "{cores: {sharedCpus: 1}}")).unwrap_err();
+        assert!(refused.contains("cores.sharedCpus is for pods"), "{refused}");
+        let refused = read(policy("p", "{cores: {sharedCpus: -1}}")).unwrap_err();
         assert!(refused.contains("is not accepted: spec.cores.sharedCpus"), "{refused}");
     }
 }

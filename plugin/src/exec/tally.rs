@@ -181,7 +181,7 @@ fn kind(cause: &Cause) -> (u8, u64) {
 }
 
 /// In the words of `violation::describe`, without what differs from one entry to the next.
-pub(super) fn label(cause: &Cause) -> String {
+pub(crate) fn label(cause: &Cause) -> String {
     match cause {
         Cause::Syscall { number, abi: SyscallAbi::X64, .. } => match syscalls::name(*number) {
             Some(name) => format!("{name}(2)"),

@@ -74,7 +74,7 @@ impl Watched {
             Format::Text => Stdio::inherit(),
             Format::Json => io::stderr().as_fd().try_clone_to_owned().map_err(ExecError::Stdout)?.into(),
         };
-        let plan = shim_plan(cpus, policy, guard.provider);
+        let plan = shim_plan(cpus, None, policy, guard.provider);
         let pid = child::start(cpus, &plan, &args.command, stdout)?;
         guard.slots.open(slot(), rules_of_run(policy, cpus));
         let go = guard.watch(pid.as_raw(), slot()).map_err(ExecError::from).and_then(|_threads| {

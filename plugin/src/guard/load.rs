@@ -22,12 +22,17 @@ use super::{
     tax::{self, Tax},
     watch::{self, WatchError},
 };
-use crate::{arm::plan::Provider, cores::set::CpuSet};
+use crate::{
+    arm::plan::Provider,
+    cores::{set::CpuSet, topology::TopologyError},
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum GuardError {
     #[error(transparent)]
     Support(#[from] SupportError),
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
     #[error("load the guard's BPF programs (they need CAP_BPF and CAP_PERFMON)")]
     Load(#[source] libbpf_rs::Error),
     #[error("the guard has no BPF program {0}")]
@@ -119,9 +124,22 @@ impl Guard {
 
     /// Of one command: ends with it, needs no bpffs, and adopts nothing.
     pub fn start_private(detector: Detector, cores: &CpuSet) -> Result<Guard, GuardError> {
+        Guard::private(detector, cores, prctl::choose_private)
+    }
+
+    /// The same for threads that are armed from outside: nobody's prctl needs an answer, so no LSM program is tried.
+    pub fn start_counting(detector: Detector, cores: &CpuSet) -> Result<Guard, GuardError> {
+        Guard::private(detector, cores, |_detector, _cores| Ok(Provider::Seccomp))
+    }
+
+    fn private(
+        detector: Detector,
+        cores: &CpuSet,
+        provider: impl FnOnce(Detector, &CpuSet) -> Result<Provider, GuardError>,
+    ) -> Result<Guard, GuardError> {
         let kernel = Kernel::probe()?;
         kernel.can_guard(detector)?;
-        let variant = Variant { detector, provider: prctl::choose_private(detector, cores)? };
+        let variant = Variant { detector, provider: provider(detector, cores)? };
         let object = object::load(&kernel, variant)?;
         let mut links = Vec::new();
         for name in object::attached_by(&kernel, variant)? {
@@ -150,6 +168,11 @@ impl Guard {
 
     pub fn watch(&self, pid: i32, slot: Slot) -> Result<usize, GuardError> {
         Ok(watch::watch(&self.maps.threads, pid, slot, self.slots.generation(slot))?)
+    }
+
+    /// Did the program of this holder of the slot start the process, or is it its first? `None`: it is gone.
+    pub fn is_watched(&self, pid: i32, (slot, generation): (Slot, u32)) -> Result<Option<bool>, GuardError> {
+        Ok(watch::is_watched(&self.maps.threads, pid, slot, generation)?)
     }
 
     pub fn records(&self) -> Result<RecordReader, GuardError> {

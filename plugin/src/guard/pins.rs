@@ -12,8 +12,16 @@ use std::{
 use libbpf_rs::{MapCore as _, MapFlags, MapHandle};
 use sha2::{Digest as _, Sha256};
 
-use super::{abi, detector::Variant, load::GuardError};
-use crate::cores::set::{CpuId, CpuSet};
+use super::{
+    abi,
+    detector::{Detector, Variant},
+    load::GuardError,
+    prctl::BY_BPF,
+};
+use crate::{
+    arm::plan::Provider,
+    cores::set::{CpuId, CpuSet},
+};
 
 const PARTIAL: &str = "-partial";
 /// The one map that every version can be asked by: `struct qc_cpus` begins with the granted CPUs.
@@ -86,6 +94,18 @@ pub fn granted(root: &Path) -> Result<Option<CpuSet>, GuardError> {
     Ok(CpuSet::new(all))
 }
 
+/// Who answers the prctl for them, by the name of what is pinned.
+pub fn provider(root: &Path) -> Option<Provider> {
+    let pinned: Vec<PathBuf> = whole(root).collect();
+    let is_of = |variant: &Variant| {
+        let end = format!("-{}", variant.name());
+        pinned.iter().any(|dir| dir.to_string_lossy().ends_with(&end))
+    };
+    let mut variants =
+        Detector::ALL.into_iter().flat_map(|detector| BY_BPF.map(|provider| Variant { detector, provider }));
+    variants.find(is_of).map(|variant| variant.provider)
+}
+
 pub(super) fn in_use(dir: &Path) -> Result<bool, GuardError> {
     Ok(granted_mask(dir)?.iter().any(|byte| *byte != 0))
 }
@@ -94,7 +114,8 @@ fn granted_mask(dir: &Path) -> Result<Vec<u8>, GuardError> {
     let unreadable = |source| GuardError::OtherVersionUnreadable { path: dir.to_owned(), source };
     let cpus = MapHandle::from_pinned_path(dir.join(CPUS)).map_err(unreadable)?;
     let mut value = cpus.lookup(&0u32.to_ne_bytes(), MapFlags::ANY).map_err(unreadable)?.unwrap_or_default();
-    value.truncate(abi::QC_MAX_CPUS as usize / 8);
+    // A bit and a byte for each CPU: how many CPUs depends on the version that made it.
+    value.truncate(value.len() / 9);
     Ok(value)
 }
 
@@ -110,10 +131,10 @@ mod tests {
         let root = Path::new("/pins");
         let dir = |object| dir_of(root, object, VARIANT);
         assert_ne!(dir(b"one"), dir(b"other"));
-        assert_eq!(dir(b"one"), Path::new("/pins/abi5-7692c3ad3540bb80-tracepoint-seccomp"));
+        assert_eq!(dir(b"one"), Path::new("/pins/abi6-7692c3ad3540bb80-tracepoint-seccomp"));
         assert_eq!(
             partial(&dir(b"one")),
-            Path::new("/pins/abi5-7692c3ad3540bb80-tracepoint-seccomp-partial")
+            Path::new("/pins/abi6-7692c3ad3540bb80-tracepoint-seccomp-partial")
         );
     }
 

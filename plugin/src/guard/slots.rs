@@ -13,6 +13,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{abi, maps::Maps, rules::set_bit, shared::SharedArray};
+use crate::cores::set::MAX_CPUS;
 
 /// 1 to 255; slot 0 is never given out, so that a zeroed thread belongs to nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -120,7 +121,7 @@ impl Slots {
 }
 
 fn cpus_of(live: impl Iterator<Item = (Slot, [u64; N_WORDS])>) -> abi::qc_cpus {
-    let mut all = abi::qc_cpus { granted: [0; N_WORDS], slots: [0; abi::QC_MAX_CPUS as usize] };
+    let mut all = abi::qc_cpus::default();
     for (slot, cpus) in live {
         for cpu in (0..abi::QC_MAX_CPUS).filter(|cpu| cpus[*cpu as usize / 64] >> (cpu % 64) & 1 == 1) {
             set_bit(&mut all.granted, cpu);
@@ -131,6 +132,7 @@ fn cpus_of(live: impl Iterator<Item = (Slot, [u64; N_WORDS])>) -> abi::qc_cpus {
 }
 
 const N_WORDS: usize = abi::QC_MAX_CPUS as usize / 64;
+const _: () = assert!(abi::QC_MAX_CPUS == MAX_CPUS);
 
 #[cfg(test)]
 mod tests {
@@ -143,9 +145,9 @@ mod tests {
             mask[cpu / 64] |= 1 << (cpu % 64);
             mask
         };
-        let live = [(Slot(3), mask(1)), (Slot(9), mask(1023))];
+        let live = [(Slot(3), mask(1)), (Slot(9), mask(8191))];
         let cpus = cpus_of(live.into_iter());
-        assert_eq!((cpus.granted[0], cpus.granted[15]), (2, 1 << 63));
-        assert_eq!((cpus.slots[1], cpus.slots[1023], cpus.slots[0]), (3, 9, 0));
+        assert_eq!((cpus.granted[0], cpus.granted[127]), (2, 1 << 63));
+        assert_eq!((cpus.slots[1], cpus.slots[8191], cpus.slots[0]), (3, 9, 0));
     }
 }

@@ -29,6 +29,8 @@ pub enum WatchError {
     Open { pid: i32, tid: i32, source: Errno },
     #[error("watch thread {tid} of process {pid}")]
     Update { pid: i32, tid: i32, source: libbpf_rs::Error },
+    #[error("look up thread {tid}")]
+    Lookup { tid: i32, source: libbpf_rs::Error },
     #[error("process {pid} keeps making threads")]
     Unstable { pid: i32 },
 }
@@ -58,6 +60,29 @@ pub fn watch(threads: &MapHandle, pid: i32, slot: Slot, generation: u32) -> Resu
         }
     }
     Err(WatchError::Unstable { pid })
+}
+
+/// Is a process's first thread watched for this holder of the slot? Reading it enters no other CPU. `None`: it is
+/// gone.
+pub fn is_watched(
+    threads: &MapHandle,
+    pid: i32,
+    slot: Slot,
+    generation: u32,
+) -> Result<Option<bool>, WatchError> {
+    let pidfd = match open_thread(pid, pid) {
+        Ok(pidfd) => pidfd,
+        // EINVAL, ENOENT: its first thread ended, or it is a thread by now (pidfd_open(2)).
+        Err(Errno::SRCH | Errno::INVAL | Errno::NOENT) => return Ok(None),
+        Err(source) => return Err(WatchError::Open { pid, tid: pid, source }),
+    };
+    let ours =
+        bytes_of(&abi::qc_thread { slot: u32::from(slot.number()), generation, ..abi::qc_thread::default() });
+    match threads.lookup(&pidfd.as_raw_fd().to_ne_bytes(), MapFlags::ANY) {
+        Ok(found) => Ok(Some(found.is_some_and(|now| same_holder(&now, &ours)))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Some(false)),
+        Err(source) => Err(WatchError::Lookup { tid: pid, source }),
+    }
 }
 
 /// false: the thread is gone since it was listed, or needs no watching.

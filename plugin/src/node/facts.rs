@@ -33,6 +33,7 @@ pub(super) struct Facts {
 
 /// `None`: the file that tells could not be read. Not the same as false.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Kernel {
     pub(super) nohz_full: Option<bool>,
     pub(super) rcu_nocb: Option<bool>,

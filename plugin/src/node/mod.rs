@@ -73,7 +73,7 @@ fn plan(args: &PlanArgs) -> Result<String, NodeError> {
         plan.applied = applied.finished && same;
     }
     match output {
-        PlanFormat::Text => Ok(print::plan(&plan, &facts)),
+        PlanFormat::Text => Ok(print::plan(&plan)),
         PlanFormat::Json => json(&plan),
         PlanFormat::Kernel => Ok(plan.command_line() + "\n"),
         PlanFormat::Kubelet => Ok(kubelet::yaml(&plan.kubelet)),

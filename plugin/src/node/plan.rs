@@ -4,7 +4,7 @@ use serde::{Serialize, Serializer};
 
 use super::{
     cmdline::{Setting, is_within},
-    facts::{Cgroup, Facts, Running},
+    facts::{Cgroup, Facts, Kernel, Running},
     kubelet::{self, CpuManager, Kubelet},
 };
 use crate::cores::set::CpuSet;
@@ -17,6 +17,7 @@ const CGROUP: &str = "Documentation/admin-guide/cgroup-v2.rst, cpuset.cpus.parti
 pub(super) struct Plan {
     pub(super) isolate: CpuSet,
     pub(super) housekeeping: CpuSet,
+    pub(super) found: Kernel,
     pub(super) kernel: Vec<Parameter>,
     pub(super) left_out: Vec<LeftOut>,
     pub(super) kubelet: Kubelet,
@@ -147,6 +148,7 @@ pub(super) fn make(facts: &Facts, policy: CpuManager, system: Option<&CpuSet>) -
     Plan {
         isolate: isolate.clone(),
         housekeeping: facts.housekeeping.clone(),
+        found: facts.kernel.clone(),
         kernel,
         left_out,
         kubelet: kubelet::fragment(facts, policy, system),
@@ -237,17 +239,17 @@ fn as_text<S: Serializer>(setting: &Setting, serializer: S) -> Result<S::Ok, S::
 }
 
 /// Where a plan's facts come from, for its reader.
-pub(super) fn about_kernel(facts: &Facts) -> Vec<(&'static str, &'static str)> {
+pub(super) fn about(kernel: &Kernel) -> Vec<(&'static str, &'static str)> {
     let known = |value: Option<bool>, yes, no| match value {
         Some(true) => yes,
         Some(false) => no,
         None => "not known",
     };
     vec![
-        ("NO_HZ_FULL", known(facts.kernel.nohz_full, "built in", "not built in")),
+        ("NO_HZ_FULL", known(kernel.nohz_full, "built in", "not built in")),
         (
             "isolation at run time",
-            match facts.kernel.cgroup {
+            match kernel.cgroup {
                 Cgroup::RemotePartitions => "cgroup v2, partitions of containers",
                 Cgroup::LocalPartitions => "cgroup v2, without partitions of containers",
                 Cgroup::NoCpuset => "cgroup v2, cpuset controller nowhere enabled",
@@ -257,7 +259,7 @@ pub(super) fn about_kernel(facts: &Facts) -> Vec<(&'static str, &'static str)> {
         (
             "housekeeping at run time",
             known(
-                facts.kernel.housekeeping_at_run_time,
+                kernel.housekeeping_at_run_time,
                 "follows the partitions",
                 "fixed at boot, except the scheduler's domains",
             ),

@@ -4,17 +4,16 @@ use std::fmt::Write as _;
 
 use super::{
     apply::{Did, Outcome},
-    facts::Facts,
-    plan::{Missing, Needs, Plan, about_kernel},
+    plan::{Missing, Needs, Plan, about},
 };
 
-pub(super) fn plan(plan: &Plan, facts: &Facts) -> String {
+pub(super) fn plan(plan: &Plan) -> String {
     // Writing to a String cannot fail.
     let mut text = String::new();
     let mut row = |what: &str, value: &str| text.push_str(&format!("{what:<26}  {value}\n"));
     row("isolated CPUs", &plan.isolate.to_string());
     row("housekeeping CPUs", &plan.housekeeping.to_string());
-    for (what, value) in about_kernel(facts) {
+    for (what, value) in about(&plan.found) {
         row(what, value);
     }
     text.push_str("\nKERNEL COMMAND LINE\n");

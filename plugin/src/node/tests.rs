@@ -1,6 +1,7 @@
 //! Trees in temporary folders stand for machines; the boot loaders' programs are files that are never run.
 
 mod apply;
+mod boot_loaders;
 mod numa;
 mod plan;
 mod undo;
@@ -12,8 +13,17 @@ use std::{
 };
 
 use super::{
-    NodeError, apply::Place, cmdline::Setting, facts, kubelet::CpuManager, plan as plans, state, tools::Run,
+    NodeError,
+    apply::{Outcome, Place},
+    cmdline::Setting,
+    facts,
+    kubelet::CpuManager,
+    plan as plans, reboot_required, state,
+    tools::Run,
 };
+
+const DROP_IN: &str = "etc/default/grub.d/50-quietcore.cfg";
+const STATE: &str = "var/lib/quietcore/boot.json";
 
 struct Machine {
     folder: tempfile::TempDir,
@@ -131,6 +141,19 @@ impl Machine {
 
     fn plan(&self, isolate: &str) -> plans::Plan {
         plans::make(&self.facts(isolate), CpuManager::None, None)
+    }
+
+    fn apply(&self, isolate: &str) -> Result<Outcome, NodeError> {
+        self.place().apply(self.plan(isolate), 3, false)
+    }
+
+    fn restore(&self) -> Result<Outcome, NodeError> {
+        self.place().restore(false)
+    }
+
+    fn missing(&self) -> Vec<String> {
+        let missing = reboot_required(&self.state_dir(), self.root()).unwrap();
+        missing.into_iter().map(|missing| missing.parameter).collect()
     }
 
     fn place(&self) -> Place<'_> {

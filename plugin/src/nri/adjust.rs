@@ -4,24 +4,34 @@
 //! clock. An `Err` here fails the container's creation, so it must be something the pod's owner can act on.
 
 use quietcore_proto::nri::{
-    Container, ContainerAdjustment, ContainerUpdate, LinuxContainerAdjustment, LinuxContainerUpdate,
-    LinuxCpu, LinuxResources, Mount, OptionalInt64,
+    Container, ContainerAdjustment, ContainerUpdate, KeyValue, LinuxContainerAdjustment,
+    LinuxContainerUpdate, LinuxCpu, LinuxResources, Mount, OptionalInt64,
 };
 
-use crate::{arm::plan::SHIM_PATH, cores::set::CpuSet};
+use crate::{
+    arm::plan::SHIM_PATH,
+    cores::{set::CpuSet, shared},
+};
 
 /// Allocate asks for a mount here that no runtime can make; removing it is what only the living agent does.
 pub const TRIPWIRE: &str = "/proc/quietcore-agent-is-not-running";
+
+/// Inside a strict container: which of its CPUs are which, one line for each.
+pub const CPUS_PATH: &str = "/.quietcore/cpus";
 
 /// NRI's mark for "remove the entry with this key" (nri/pkg/api, `MarkForRemoval`).
 const REMOVE: &str = "-";
 
 #[derive(Debug, Clone)]
 pub struct Wanted<'a> {
+    /// Granted.
     pub cpus: &'a CpuSet,
-    /// NUMA nodes of `cpus`; `None` where the machine does not tell.
+    pub shared: Option<&'a CpuSet>,
+    /// NUMA nodes of both; `None` where the machine does not tell.
     pub mems: Option<&'a str>,
     pub shim_on_node: &'a str,
+    /// What becomes `CPUS_PATH`.
+    pub cpus_on_node: &'a str,
     pub plan: &'a str,
 }
 
@@ -36,28 +46,42 @@ pub fn adjust(container: &Container, wanted: &Wanted<'_>) -> Result<ContainerAdj
         return Err(AdjustRefusal::NoCommand);
     }
     let shim = [SHIM_PATH, wanted.plan, "--"].map(str::to_owned);
-    let mut mounts = vec![Mount {
-        destination: SHIM_PATH.to_owned(),
-        r#type: "bind".to_owned(),
-        source: wanted.shim_on_node.to_owned(),
-        options: ["bind", "ro", "nosuid", "nodev"].map(str::to_owned).to_vec(),
-    }];
+    let mut mounts = vec![
+        bind(SHIM_PATH, wanted.shim_on_node, &["ro", "nosuid", "nodev"]),
+        bind(CPUS_PATH, wanted.cpus_on_node, &["ro", "nosuid", "nodev", "noexec"]),
+    ];
     if container.mounts.iter().any(|mount| mount.destination == TRIPWIRE) {
         mounts.push(Mount { destination: format!("{REMOVE}{TRIPWIRE}"), ..Mount::default() });
     }
     Ok(ContainerAdjustment {
         args: shim.into_iter().chain(container.args.iter().cloned()).collect(),
         mounts,
+        // For the program's information; nothing of quietcore reads it. What the pod says by these names is replaced.
+        env: variables(wanted),
         linux: Some(LinuxContainerAdjustment {
-            resources: Some(strict_resources(wanted.cpus, wanted.mems)),
+            resources: Some(strict_resources(&shared::with(wanted.cpus, wanted.shared), wanted.mems)),
             ..LinuxContainerAdjustment::default()
         }),
         ..ContainerAdjustment::default()
     })
 }
 
+fn bind(to: &str, from: &str, options: &[&str]) -> Mount {
+    Mount {
+        destination: to.to_owned(),
+        r#type: "bind".to_owned(),
+        source: from.to_owned(),
+        options: ["bind"].iter().chain(options).map(|&option| option.to_owned()).collect(),
+    }
+}
+
+fn variables(wanted: &Wanted<'_>) -> Vec<KeyValue> {
+    let variables = shared::variables(wanted.cpus, wanted.shared);
+    variables.map(|(key, value)| KeyValue { key: key.to_owned(), value }).to_vec()
+}
+
 /// The answer to somebody else's update of a strict container (the kubelet's CPU manager, an in-place
-/// resize): whatever else it changes, the cores and the missing quota stay.
+/// resize): whatever else it changes, its CPUs, granted and shared, and the missing quota stay.
 pub fn keep(
     container_id: &str,
     mut requested: LinuxResources,
@@ -107,8 +131,24 @@ mod tests {
     }
 
     fn adjusted(container: &Container) -> Result<ContainerAdjustment, AdjustRefusal> {
+        adjusted_with(container, None)
+    }
+
+    fn adjusted_with(
+        container: &Container,
+        shared: Option<&str>,
+    ) -> Result<ContainerAdjustment, AdjustRefusal> {
         let cpus: CpuSet = "1".parse().unwrap();
-        adjust(container, &Wanted { cpus: &cpus, mems: Some("0"), shim_on_node: "/s", plan: "v1 cpus=1" })
+        let shared: Option<CpuSet> = shared.map(|list| list.parse().unwrap());
+        let wanted = Wanted {
+            cpus: &cpus,
+            shared: shared.as_ref(),
+            mems: Some("0"),
+            shim_on_node: "/s",
+            cpus_on_node: "/c",
+            plan: "v2 cpus=1",
+        };
+        adjust(container, &wanted)
     }
 
     fn cpu(resources: Option<&LinuxResources>) -> &LinuxCpu {
@@ -118,7 +158,7 @@ mod tests {
     #[test]
     fn the_shim_comes_first_and_the_command_is_unchanged() {
         let adjustment = adjusted(&container(&["/app", "", "--x"], &[])).unwrap();
-        assert_eq!(adjustment.args, [SHIM_PATH, "v1 cpus=1", "--", "/app", "", "--x"]);
+        assert_eq!(adjustment.args, [SHIM_PATH, "v2 cpus=1", "--", "/app", "", "--x"]);
     }
 
     #[test]
@@ -132,8 +172,11 @@ mod tests {
             let adjustment = adjusted(&container(&["/app"], mounts)).unwrap();
             adjustment.mounts.into_iter().map(|mount| mount.destination).collect()
         };
-        assert_eq!(destinations(&[TRIPWIRE]), [SHIM_PATH, "-/proc/quietcore-agent-is-not-running"]);
-        assert_eq!(destinations(&["/data"]), [SHIM_PATH]);
+        assert_eq!(
+            destinations(&[TRIPWIRE]),
+            [SHIM_PATH, CPUS_PATH, "-/proc/quietcore-agent-is-not-running"]
+        );
+        assert_eq!(destinations(&["/data"]), [SHIM_PATH, CPUS_PATH]);
     }
 
     #[test]
@@ -141,6 +184,17 @@ mod tests {
         let adjustment = adjusted(&container(&["/app"], &[])).unwrap();
         let cpu = cpu(adjustment.linux.as_ref().unwrap().resources.as_ref()).clone();
         assert_eq!((cpu.cpus.as_str(), cpu.mems.as_str(), cpu.quota.unwrap().value), ("1", "0", -1));
+    }
+
+    #[test]
+    fn shared_cpus_are_in_the_cpuset_and_told_apart_in_the_environment() {
+        for (shared, cpuset, told) in [(None, "1", ""), (Some("0,2"), "0-2", "0,2")] {
+            let adjustment = adjusted_with(&container(&["/app"], &[]), shared).unwrap();
+            assert_eq!(cpu(adjustment.linux.as_ref().unwrap().resources.as_ref()).cpus, cpuset);
+            let env = adjustment.env.iter().map(|variable| (variable.key.as_str(), variable.value.as_str()));
+            let expect = [("QUIETCORE_CPUS", "1"), ("QUIETCORE_SHARED_CPUS", told)];
+            assert_eq!(env.collect::<Vec<_>>(), expect);
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use quietcore_proto::{
         Empty, Event, PodSandbox, RemoveContainerRequest, RemoveContainerResponse, StartContainerRequest,
         StartContainerResponse, StateChangeEvent, StopContainerRequest, StopContainerResponse,
         SynchronizeRequest, SynchronizeResponse, UpdateContainerRequest, UpdateContainerResponse,
+        ValidateContainerAdjustmentRequest,
     },
     ttrpc::{Request, Status},
 };
@@ -17,6 +18,7 @@ use quietcore_proto::{
 use super::{
     handler::{Handler, Refusal},
     ttrpc::{FAILED_PRECONDITION, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNIMPLEMENTED},
+    validate,
     version::Runtime,
 };
 
@@ -31,6 +33,7 @@ const SERVICE: &str = "nri.pkg.api.v1alpha1.Plugin";
 const MAX_SYNCHRONIZE: usize = 64 << 20;
 
 /// An unknown bit fails the registration ("invalid plugin events"); these are known to every NRI since 0.2.
+/// ValidateContainerAdjustment is added for runtimes that have it.
 const EVENTS: [Event; 5] = [
     Event::CreateContainer,
     Event::StartContainer,
@@ -39,8 +42,9 @@ const EVENTS: [Event; 5] = [
     Event::RemoveContainer,
 ];
 
-fn event_mask() -> i32 {
-    EVENTS.into_iter().fold(0, |mask, event| mask | 1 << (event as i32 - 1))
+fn event_mask(runtime: &Runtime) -> i32 {
+    let validate = runtime.supports_validation().then_some(Event::ValidateContainerAdjustment);
+    EVENTS.into_iter().chain(validate).fold(0, |mask, event| mask | 1 << (event as i32 - 1))
 }
 
 #[derive(Debug)]
@@ -71,6 +75,15 @@ impl<H: Handler> Dispatcher<H> {
                 CreateContainerRequest::decode(request.payload.as_slice())
         {
             self.handler.create_abandoned(container);
+        }
+    }
+
+    /// What the session has answered already.
+    pub fn told(&mut self, request: &Request) {
+        match ValidateContainerAdjustmentRequest::decode(request.payload.as_slice()) {
+            Ok(validate) if request.method == validate::METHOD => self.handler.validated(validate.into()),
+            Ok(_) => {}
+            Err(error) => tracing::debug!(method = request.method, %error, "does not decode"),
         }
     }
 
@@ -107,8 +120,10 @@ impl<H: Handler> Dispatcher<H> {
 
     fn configure(&mut self, request: &ConfigureRequest) -> Answer {
         let ConfigureRequest { runtime_name, runtime_version, nri_version, .. } = request;
-        self.handler.configured(Runtime::new(runtime_name, runtime_version, nri_version));
-        Ok(ConfigureResponse { events: event_mask() }.encode_to_vec())
+        let runtime = Runtime::new(runtime_name, runtime_version, nri_version);
+        let events = event_mask(&runtime);
+        self.handler.configured(runtime);
+        Ok(ConfigureResponse { events }.encode_to_vec())
     }
 
     /// Every chunk but the last is answered by an echo of `more` and nothing else: any other answer and the
@@ -198,8 +213,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_event_mask_has_only_bits_that_the_oldest_runtime_knows() {
-        assert_eq!(event_mask(), 0x6a8);
-        assert_eq!(event_mask() & !0x7ff, 0);
+    fn an_event_is_asked_only_of_a_runtime_that_knows_it() {
+        let mask = |version: &str| event_mask(&Runtime::new("containerd", version, ""));
+        assert_eq!(mask("2.1.5"), 0x6a8);
+        assert_eq!(mask("301026e5"), 0x6a8);
+        assert_eq!(mask("2.1.5") & !0x7ff, 0);
+        assert_eq!(mask("2.2.0"), 0x6a8 | 0x2000);
     }
 }

@@ -9,7 +9,7 @@
 
 use quietcore_proto::nri::{Container, ContainerAdjustment, ContainerUpdate, LinuxResources, PodSandbox};
 
-use super::version::Runtime;
+use super::{validate::Validated, version::Runtime};
 
 /// A "no" to a pod: one line that says what to change. It becomes the container's waiting message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,4 +37,6 @@ pub trait Handler: Send {
     fn update(&mut self, container: Container, requested: LinuxResources) -> Option<ContainerUpdate>;
     fn stop(&mut self, container: Container);
     fn remove(&mut self, container: Container);
+    /// Only to look: the runtime was told yes already.
+    fn validated(&mut self, seen: Validated);
 }

@@ -16,3 +16,4 @@ pub mod dispatch;
 pub mod worker;
 pub mod adjust;
 pub mod verify;
+pub mod validate;

@@ -22,6 +22,7 @@ use super::{
     handler::Handler,
     mux::{Mux, MuxError},
     ttrpc::{self, Message},
+    validate,
     worker::Worker,
 };
 
@@ -117,6 +118,12 @@ async fn connect_and_serve(
         };
         if request.method == "Configure" {
             request_timeout = configured_timeout(&request);
+        }
+        if request.method == validate::METHOD {
+            // Before anybody looks at it: whoever is created must not wait for us, and an empty answer is a yes.
+            mux.send(frame::PLUGIN, &ttrpc::encode_response(stream, Ok(Vec::new()))).await?;
+            worker.tell(request);
+            continue;
         }
         let synchronizes = request.method == "Synchronize";
         let deadline = deadline(request.timeout_nano, request_timeout);

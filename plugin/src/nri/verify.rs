@@ -37,10 +37,10 @@ pub enum VerifyRefusal {
     )]
     TripwireLeft,
     #[error(
-        "the container may run on CPUs {found}, not on its grant {granted}: another component sets cpusets on \
-         this node (CPU manager policy, another NRI plugin); let only one of them do it"
+        "the container may run on CPUs {found}, not on exactly those it was given, {given}: another component sets \
+         cpusets on this node (CPU manager policy, another NRI plugin); let only one of them do it"
     )]
-    OtherCpus { found: CpuSet, granted: CpuSet },
+    OtherCpus { found: CpuSet, given: CpuSet },
     #[error(
         "arming by prctl needs no_new_privs: set securityContext.allowPrivilegeEscalation: false in the \
          container, or arm.at: Exec in its policy"
@@ -48,10 +48,11 @@ pub enum VerifyRefusal {
     MayGainPrivileges,
 }
 
+/// `given`: all that its cpuset was to hold, granted and shared.
 pub fn verify(
     container: &Container,
     plan: &str,
-    granted: &CpuSet,
+    given: &CpuSet,
     policy: &Effective,
     provider: Provider,
     facts: &InitFacts,
@@ -67,8 +68,8 @@ pub fn verify(
     if container.mounts.iter().any(|mount| mount.destination == TRIPWIRE) {
         return Err(VerifyRefusal::TripwireLeft);
     }
-    if facts.allowed_cpus != *granted {
-        return Err(VerifyRefusal::OtherCpus { found: facts.allowed_cpus.clone(), granted: granted.clone() });
+    if facts.allowed_cpus != *given {
+        return Err(VerifyRefusal::OtherCpus { found: facts.allowed_cpus.clone(), given: given.clone() });
     }
     if provider.needs_filter(policy) && !facts.no_new_privs && !facts.sys_admin {
         return Err(VerifyRefusal::MayGainPrivileges);
@@ -103,7 +104,7 @@ mod tests {
     use super::*;
     use crate::policy::{accept::node_default, effective::ArmAt};
 
-    const PLAN: &str = "v1 cpus=1";
+    const PLAN: &str = "v2 cpus=1";
 
     fn status(cpus: &str, no_new_privs: &str, capabilities: &str) -> String {
         format!(
@@ -129,8 +130,8 @@ mod tests {
         };
         let policy = Effective { enforce: true, arm_at, ..node_default() };
         let facts = init_facts(status).unwrap();
-        let granted = "1".parse().unwrap();
-        assert_eq!(verify(&container, PLAN, &granted, &policy, Provider::Seccomp, &facts), expect);
+        let given = "1".parse().unwrap();
+        assert_eq!(verify(&container, PLAN, &given, &policy, Provider::Seccomp, &facts), expect);
     }
 
     const GOOD: [&str; 4] = [SHIM_PATH, PLAN, "--", "/app"];
@@ -144,7 +145,7 @@ mod tests {
     fn a_missing_or_changed_shim_is_refused() {
         check(&["/app"], None, &status("1", "1", "0"), ArmAt::Prctl, Err(VerifyRefusal::NoShim));
         check(&[], None, &status("1", "1", "0"), ArmAt::Prctl, Err(VerifyRefusal::NoShim));
-        let other = [SHIM_PATH, "v1 cpus=0", "--", "/app"];
+        let other = [SHIM_PATH, "v2 cpus=0", "--", "/app"];
         check(&other, None, &status("1", "1", "0"), ArmAt::Prctl, Err(VerifyRefusal::OtherPlan));
     }
 
@@ -155,9 +156,10 @@ mod tests {
 
     #[test]
     fn another_cpuset_is_refused_by_name() {
-        let refusal =
-            VerifyRefusal::OtherCpus { found: "0-1".parse().unwrap(), granted: "1".parse().unwrap() };
+        let refusal = VerifyRefusal::OtherCpus { found: "0-1".parse().unwrap(), given: "1".parse().unwrap() };
         check(&GOOD, None, &status("0-1", "1", "0"), ArmAt::Prctl, Err(refusal));
+        let refusal = VerifyRefusal::OtherCpus { found: "0".parse().unwrap(), given: "1".parse().unwrap() };
+        check(&GOOD, None, &status("0", "1", "0"), ArmAt::Prctl, Err(refusal));
     }
 
     #[test]

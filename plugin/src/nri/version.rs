@@ -6,6 +6,9 @@ use std::fmt;
 /// container without the shim (containerd/nri v0.10.0, pkg/api/api.proto).
 pub const WITH_ARGS: NriVersion = NriVersion { major: 0, minor: 10 };
 
+/// An older runtime refuses a plugin that subscribes ValidateContainerAdjustment ("invalid plugin events").
+pub const WITH_VALIDATION: NriVersion = NriVersion { major: 0, minor: 10 };
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NriVersion {
     pub major: u32,
@@ -38,6 +41,11 @@ impl Runtime {
     /// Unknown counts as no: a container without its shim would not be strict.
     pub fn supports_args(&self) -> bool {
         self.nri.is_some_and(|nri| WITH_ARGS <= nri)
+    }
+
+    /// Unknown counts as no: a runtime that does not know the event would refuse us as a whole.
+    pub fn supports_validation(&self) -> bool {
+        self.nri.is_some_and(|nri| WITH_VALIDATION <= nri)
     }
 }
 

@@ -17,8 +17,17 @@ use super::{
 
 #[derive(Debug)]
 enum Job {
-    Call { request: Request, answer: oneshot::Sender<Answer> },
-    Disconnected { done: oneshot::Sender<()> },
+    Call {
+        request: Request,
+        answer: oneshot::Sender<Answer>,
+    },
+    /// Nobody waits for it.
+    Told {
+        request: Request,
+    },
+    Disconnected {
+        done: oneshot::Sender<()>,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -45,6 +54,11 @@ impl Worker {
             tracing::error!(method, ?deadline, "no decision in time; refused");
             Err(too_late(&method, deadline))
         })
+    }
+
+    /// For what the runtime was answered already.
+    pub fn tell(&self, request: Request) {
+        self.put(Job::Told { request });
     }
 
     /// Returns when the handler has nothing of the old connection left to do: a runtime must not wait for it
@@ -75,6 +89,7 @@ fn work<H: Handler>(handler: H, queue: &mpsc::Receiver<Job>) {
                     dispatcher.abandoned(&request);
                 }
             }
+            Job::Told { request } => dispatcher.told(&request),
             Job::Disconnected { done } => {
                 dispatcher.disconnected();
                 let _ = done.send(());

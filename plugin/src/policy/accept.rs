@@ -23,6 +23,9 @@ mod tests;
 /// Exceptions of a program armed at its exec count after this long without one.
 const EXEC_SETTLES_AFTER: Duration = Duration::from_millis(500);
 
+/// As the schema has it.
+const MAX_SHARED: u32 = 64;
+
 /// The longest list of names in a message: objects older than the schema may hold any number.
 const MAX_NAMED: usize = 8;
 
@@ -66,6 +69,17 @@ pub enum Problem {
     BudgetOfNothing(Class),
     #[error("spec.entries.{class}.budget.entries: {entries} is not from 1 to 1,000,000", class = .class.name())]
     BadBudget { class: Class, entries: i64 },
+    #[error("spec.cores.sharedCpus: {0} is not from 0 to {MAX_SHARED}")]
+    BadSharedCpus(i64),
+    #[error(
+        "spec.arm.at: Exec arms the program's first thread, which spec.cores.sharedCpus keeps off the granted cores; \
+         use Prctl or Settled, or leave sharedCpus at 0"
+    )]
+    ExecIsShared,
+    #[error(
+        "spec.cores.{0} is not for spec.cores.from: Runtime, where somebody else chooses the CPUs: leave it out"
+    )]
+    ChosenByRuntime(&'static str),
     #[error("spec.cores.wakeupLatencyMicroseconds: {0} is not from 0 to 1,000,000")]
     BadLatency(i64),
 }
@@ -91,6 +105,9 @@ pub fn accept(spec: &DataplanePolicySpec, source: PolicyRef) -> Result<Effective
     }
     let (arm_at, arm_after, settle_for) = judge_arm(arm, &mut problems);
     let cores = judge_cores(cores, &mut problems);
+    if arm_at == ArmAt::Exec && cores.shared != 0 {
+        problems.0.push(Problem::ExecIsShared);
+    }
     let kills = *on_unprotected == crd::OnUnprotected::Kill;
     problems.not_yet(kills, "spec.onUnprotected: Kill", "use Report");
     match (actions, except, arm_at, problems.0.is_empty()) {
@@ -178,19 +195,26 @@ fn judge_arm(arm: &crd::Arm, problems: &mut Problems) -> (ArmAt, ArmAfter, Durat
 
 fn judge_cores(cores: &crd::Cores, problems: &mut Problems) -> CoresWanted {
     let crd::Cores { from, smt, nohz, shared_cpus, wakeup_latency_microseconds, governor } = cores;
-    problems.not_yet(*shared_cpus != 0, "spec.cores.sharedCpus", "leave it at 0");
-    problems.not_yet(*from == crd::CoresFrom::Runtime, "spec.cores.from: Runtime", "use Devices");
+    let from_runtime = *from == crd::CoresFrom::Runtime;
+    for (used, field) in [(*shared_cpus != 0, "sharedCpus"), (*smt == crd::Smt::OneThread, "smt: OneThread")]
+    {
+        if from_runtime && used {
+            problems.0.push(Problem::ChosenByRuntime(field));
+        }
+    }
     let wakeup_latency_us = wakeup_latency_microseconds
         .and_then(|latency| problems.note(u32::try_from(latency).map_err(|_| Problem::BadLatency(latency))));
+    let shared = u32::try_from(*shared_cpus).ok().filter(|n| *n <= MAX_SHARED);
+    let shared = problems.note(shared.ok_or(Problem::BadSharedCpus(*shared_cpus)));
     CoresWanted {
-        from_runtime: false,
+        from_runtime,
         one_thread: *smt == crd::Smt::OneThread,
         nohz: match nohz {
             crd::Nohz::Required => Nohz::Required,
             crd::Nohz::Preferred => Nohz::Preferred,
             crd::Nohz::Ignored => Nohz::Ignored,
         },
-        shared: 0,
+        shared: shared.unwrap_or(0),
         wakeup_latency_us,
         governor: governor.map(|governor| {
             match governor {

@@ -45,6 +45,13 @@ pub fn describe(happening: &Happening, scene: &Scene, names: &dyn Fn(u64) -> Opt
     })
 }
 
+pub use blame::TICKS;
+
+/// A local timer interrupt, and what it served.
+pub fn local_timer(happening: &Happening, scene: &Scene) -> String {
+    blame::tick_words(&happening.blame, happening.thread.cpu, scene)
+}
+
 fn entry_note(
     entry: &Entry,
     thread: &Thread,

@@ -56,7 +56,7 @@ impl Ticks {
 }
 
 /// Addresses in the kernel that the words will name.
-pub(super) fn functions(blame: &Blame) -> impl Iterator<Item = u64> + use<> {
+pub(crate) fn functions(blame: &Blame) -> impl Iterator<Item = u64> + use<> {
     let of_sender = blame.sender.as_ref().and_then(|sender: &Sender| sender.function);
     let of_worker = blame.came.as_ref().and_then(|came: &CameOn| came.function);
     of_sender.into_iter().chain(of_worker).chain(blame.timers.clone())

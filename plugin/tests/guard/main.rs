@@ -23,6 +23,7 @@ mod leaving;
 mod hostile;
 mod published;
 mod settled;
+mod shared;
 mod expiry;
 mod budget;
 mod freeze;
@@ -31,6 +32,8 @@ mod agent;
 mod blame;
 #[cfg(feature = "lab")]
 mod lab;
+#[cfg(feature = "lab")]
+mod check;
 #[cfg(feature = "lab")]
 mod quiet;
 

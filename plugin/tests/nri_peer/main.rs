@@ -12,8 +12,8 @@ use prost::Message as _;
 use quietcore::nri::session::{self, State};
 use quietcore_proto::{
     nri::{
-        CreateContainerRequest, Empty, LinuxCpu, LinuxResources, UpdateContainerRequest,
-        UpdateContainerResponse,
+        CreateContainerRequest, Empty, LinuxCpu, LinuxResources, PluginInstance, UpdateContainerRequest,
+        UpdateContainerResponse, ValidateContainerAdjustmentRequest, ValidateContainerAdjustmentResponse,
     },
     ttrpc::{Request, Response, Status},
 };
@@ -147,10 +147,29 @@ async fn a_refusal_fails_the_operation_and_keeps_the_connection() {
 async fn what_is_not_served_is_unimplemented_and_not_an_error_of_the_pod() {
     let mut stand = Stand::new();
     let mut runtime = stand.registered(NRI_0_12).await;
-    for method in ["RunPodSandbox", "PostCreateContainer", "ValidateContainerAdjustment", "NotYetInvented"] {
+    for method in ["RunPodSandbox", "PostCreateContainer", "NotYetInvented"] {
         let status: Status = runtime.call::<Empty>(method, &Empty {}).await.unwrap_err();
         assert_eq!(status.code, UNIMPLEMENTED, "{method}");
     }
+}
+
+/// A no, or none in time, would fail whatever container is being created.
+#[tokio::test]
+async fn a_validation_gets_its_yes_whatever_it_says_and_however_busy_the_handler_is() {
+    let mut stand = Stand::new();
+    let mut runtime = stand.registered(NRI_0_12).await;
+    runtime.create("slow").await.unwrap_err();
+    let plugins = vec![PluginInstance { name: "pinner".to_owned(), index: "10".to_owned() }];
+    let request =
+        ValidateContainerAdjustmentRequest { plugins, ..ValidateContainerAdjustmentRequest::default() };
+    let validated: ValidateContainerAdjustmentResponse =
+        runtime.call("ValidateContainerAdjustment", &request).await.unwrap();
+    assert!(!validated.reject);
+    runtime.send_request("ValidateContainerAdjustment", vec![0xff; 9]).await;
+    let answer = runtime.receive(PLUGIN).await;
+    assert_eq!(Response::decode(answer.data.as_slice()).unwrap(), Response::default());
+    stand.journal.go_on();
+    stand.journal.wait_for("validated by 10-pinner").await;
 }
 
 #[tokio::test]

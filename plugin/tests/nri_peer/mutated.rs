@@ -70,7 +70,10 @@ async fn converse(bytes: Vec<u8>, piece: usize) -> MuxError {
     let mut mux = Mux::new(ours);
     let error = loop {
         match mux.receive().await {
-            Ok(Message::Request { request, .. }) => drop(dispatcher.call(&request)),
+            Ok(Message::Request { request, .. }) => {
+                dispatcher.told(&request);
+                drop(dispatcher.call(&request));
+            }
             Ok(Message::Response { .. }) => {}
             Err(error) => break error,
         }

@@ -94,7 +94,7 @@ impl Decoder {
     }
 }
 
-async fn replay(name: &str, recorded: &[u8]) {
+async fn replay(name: &str, recorded: &[u8]) -> Journal {
     let folder = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(folder.path().join("nri.sock")).unwrap();
     let journal = Journal::default();
@@ -127,12 +127,26 @@ async fn replay(name: &str, recorded: &[u8]) {
     }
     assert!(13 <= n_answers, "{name}: only {n_answers} answers");
     session.abort();
+    journal
 }
 
 #[tokio::test]
 async fn recorded_runtimes_get_the_answers_they_accepted() {
     let replays = CONVERSATIONS.map(|(name, recorded)| replay(name, recorded));
     futures::future::join_all(replays).await;
+}
+
+/// A plugin that is asked before us has pinned the container that we leave alone: we are shown its cpuset, and
+/// told whose it is by every runtime that can tell.
+#[tokio::test]
+async fn what_another_plugin_pins_is_seen_and_named() {
+    for (name, recorded) in CONVERSATIONS.into_iter().filter(|(name, _)| name.starts_with("nri-")) {
+        let journal = replay(name, recorded).await;
+        journal.wait_for("create pod/ordinary on cpus 0").await;
+        if !["nri-0.6.1", "nri-0.8.0"].contains(&name) {
+            journal.wait_for("validated by 10-pinner, 90-quietcore, cpus of ordinary-id by 10-pinner").await;
+        }
+    }
 }
 
 #[test]

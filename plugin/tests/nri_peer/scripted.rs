@@ -9,6 +9,7 @@ use std::{
 
 use quietcore::nri::{
     handler::{Handler, Refusal},
+    validate::Validated,
     version::Runtime,
 };
 use quietcore_proto::nri::{
@@ -74,7 +75,10 @@ impl Handler for Scripted {
         pod: PodSandbox,
         container: Container,
     ) -> Result<Option<ContainerAdjustment>, Refusal> {
-        self.journal.note(format!("create {}/{}", pod.name, container.name));
+        let cpu = container.linux.as_ref().and_then(|linux| linux.resources.as_ref()?.cpu.as_ref());
+        let cpus = cpu.map(|cpu| cpu.cpus.as_str()).filter(|cpus| !cpus.is_empty());
+        let on_cpus = cpus.map(|cpus| format!(" on cpus {cpus}")).unwrap_or_default();
+        self.journal.note(format!("create {}/{}{on_cpus}", pod.name, container.name));
         match container.name.as_str() {
             "refused" => Err(Refusal("quietcore: no policy of this name; name one that exists".to_owned())),
             "slow" => {
@@ -114,6 +118,12 @@ impl Handler for Scripted {
 
     fn remove(&mut self, container: Container) {
         self.journal.note(format!("remove {}", container.name));
+    }
+
+    fn validated(&mut self, seen: Validated) {
+        let plugins = seen.consulted.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let owners = seen.cpuset_owners.iter().map(|(id, owner)| format!(", cpus of {id} by {owner}"));
+        self.journal.note(format!("validated by {plugins}{}", owners.collect::<String>()));
     }
 }
 

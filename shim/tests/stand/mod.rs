@@ -50,6 +50,8 @@ pub(crate) struct End {
     pub(crate) stderr: String,
     /// The bits and arg3 of each prctl(PR_TASK_ISOLATION), in order.
     pub(crate) asked: Vec<(u64, u64)>,
+    /// Where the thread might run at each of these.
+    pub(crate) asked_on: Vec<String>,
     pub(crate) began: Process,
     pub(crate) became: Option<Process>,
 }
@@ -115,8 +117,14 @@ impl Start {
             | Options::PTRACE_O_TRACEEXIT
             | Options::PTRACE_O_EXITKILL;
         ptrace::setoptions(pid, options).unwrap();
-        let mut end =
-            End { code: None, stderr: String::new(), asked: vec![], began: Process::of(pid), became: None };
+        let mut end = End {
+            code: None,
+            stderr: String::new(),
+            asked: vec![],
+            asked_on: vec![],
+            began: Process::of(pid),
+            became: None,
+        };
         let (mut inside, mut pass_on) = (false, None);
         loop {
             ptrace::syscall(pid, pass_on.take()).unwrap();
@@ -124,7 +132,7 @@ impl Start {
                 WaitStatus::PtraceSyscall(_) => {
                     inside = !inside;
                     if !inside {
-                        self.syscall_returns(pid, &mut end.asked);
+                        self.syscall_returns(pid, &mut end);
                     }
                 }
                 WaitStatus::PtraceEvent(_, _, event) => {
@@ -140,12 +148,13 @@ impl Start {
         }
     }
 
-    fn syscall_returns(&self, pid: Pid, asked: &mut Vec<(u64, u64)>) {
+    fn syscall_returns(&self, pid: Pid, end: &mut End) {
         let registers = ptrace::getregs(pid).unwrap();
         if (registers.orig_rax, registers.rdi) != (157, u64::from(PR_TASK_ISOLATION)) {
             return;
         }
-        asked.push((registers.rsi, registers.rdx));
+        end.asked.push((registers.rsi, registers.rdx));
+        end.asked_on.push(allowed_cpus(pid));
         let signal = i32::try_from(registers.rdx).unwrap();
         match self.answer {
             Answer::Guard if registers.rsi == u64::from(CHALLENGE) => raise_by_kernel(pid, signal, registers),
@@ -206,6 +215,7 @@ impl Process {
             "CapAmb",
             "NoNewPrivs",
             "Cpus_allowed",
+            "Cpus_allowed_list",
             "Mems_allowed",
         ];
         let is_kept = |line: &&str| line.split_once(':').is_some_and(|(name, _)| kept.contains(&name));
@@ -229,9 +239,23 @@ impl Process {
     }
 }
 
+/// As /proc lists it.
+fn allowed_cpus(pid: Pid) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+    list.trim().to_owned()
+}
+
+impl Process {
+    pub(crate) fn cpus(&self) -> &str {
+        let line = self.kept.status.iter().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        line.unwrap().trim()
+    }
+}
+
 /// The plan of a container that owns every CPU this test may run on.
 pub(crate) fn plan(provider: &str, arm: &str) -> String {
-    format!("v1 cpus={} provider={provider} arm={arm} locked=no", own_cpus())
+    format!("v2 cpus={} shared=none provider={provider} arm={arm} locked=no", own_cpus())
 }
 
 pub(crate) fn own_cpus() -> String {

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use quietcore_tests::cache::Cache;
 use quietcore_tests::lab::boot::{Boot, Isolcpus};
 use quietcore_tests::lab::kernel::Kernel;
 use quietcore_tests::lab::machine::{Ended, Machine};
 use quietcore_tests::lab::node::Node;
-use quietcore_tests::lab::root::{Root, quoted};
+use quietcore_tests::lab::root::Root;
 use quietcore_tests::lab::suite::Suite;
 use quietcore_tests::{interrupt, logs, packages, progress};
 
@@ -41,9 +41,12 @@ struct Arguments {
     /// A parameter of the kernel's command line, after the lab's own
     #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
     kernel_arg: Vec<String>,
-    /// Run the guard's lab tests and those of a strict pod on a node; what follows `--` are arguments for them
+    /// Run the guard's tests, or those of strict pods on a node; what follows `--` are arguments for them
+    #[arg(long, value_enum, value_name = "WHICH")]
+    test: Option<Which>,
+    /// Leave the kernel as it booted: nothing is set that keeps cores quiet. Always so with --test node
     #[arg(long)]
-    test: bool,
+    as_booted: bool,
     /// The command and its arguments, with paths in the lab
     #[arg(last = true, required_unless_present = "test")]
     command: Vec<String>,
@@ -61,7 +64,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<u8> {
     packages::ensure(packages::LAB)?;
     let cache = Cache::open()?;
-    let tests = arguments.test.then(|| Tests::build(&cache)).transpose()?;
+    let tests = arguments.test.map(|which| Tests::build(which, &cache)).transpose()?;
     let kernel = Kernel::get(&cache)?;
     let work = tempfile::tempdir().context("make a temporary folder")?;
     let image = work.path().join("root.img");
@@ -72,7 +75,11 @@ fn run(arguments: &Arguments) -> Result<u8> {
         Some(folder) => folder.clone(),
         None => logs::new_folder(&format!("lab-{}", std::process::id()))?,
     };
-    let boot = Boot { isolcpus: arguments.isolcpus_boot, arguments: arguments.kernel_arg.clone() };
+    let boot = Boot {
+        isolcpus: arguments.isolcpus_boot,
+        as_booted: arguments.as_booted || arguments.test == Some(Which::Node),
+        arguments: arguments.kernel_arg.clone(),
+    };
     let machine = Machine {
         kernel: &kernel,
         image: &image,
@@ -91,29 +98,39 @@ fn run(arguments: &Arguments) -> Result<u8> {
     ended.map(|_| status)
 }
 
-/// One boot for all of them.
-struct Tests {
-    guard: Suite,
-    node: Node,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Which {
+    /// On cores that the lab itself made quiet.
+    Guard,
+    /// The agent makes them quiet.
+    Node,
+}
+
+enum Tests {
+    Guard(Suite),
+    Node(Node),
 }
 
 impl Tests {
-    fn build(cache: &Cache) -> Result<Tests> {
-        progress::step("build the lab's tests", || {
-            Ok(Tests { guard: Suite::build()?, node: Node::build(cache)? })
+    fn build(which: Which, cache: &Cache) -> Result<Tests> {
+        progress::step("build the lab's tests", || match which {
+            Which::Guard => Suite::build().map(Tests::Guard),
+            Which::Node => Node::build(cache).map(Tests::Node),
         })
     }
 
     fn put(&self, root: &Root, work: &Path) -> Result<()> {
-        self.guard.put(root)?;
-        self.node.put(root, work)
+        match self {
+            Tests::Guard(suite) => suite.put(root),
+            Tests::Node(node) => node.put(root, work),
+        }
     }
 
-    /// Both, whatever comes of the first.
     fn command(&self, arguments: &[String]) -> Vec<String> {
-        let both = [self.guard.command(arguments), Node::command(arguments)].map(|words| quoted(&words));
-        let script = format!("{}; guard=$?; {}; node=$?; exit $((guard ? guard : node))", both[0], both[1]);
-        ["sh", "-c", &script].map(str::to_owned).to_vec()
+        match self {
+            Tests::Guard(suite) => suite.command(arguments),
+            Tests::Node(_) => Node::command(arguments),
+        }
     }
 }
 

@@ -11,6 +11,8 @@ const ISOLATED: &str = "1-3";
 #[derive(Debug, Clone, Default)]
 pub struct Boot {
     pub isolcpus: Isolcpus,
+    /// The lab's first process leaves the kernel's settings alone.
+    pub as_booted: bool,
     /// Added last: for most parameters the last one wins.
     pub arguments: Vec<String>,
 }
@@ -34,6 +36,9 @@ impl Boot {
         let mut line = format!(
             "{BASE} nohz_full={ISOLATED} isolcpus={isolcpus},{ISOLATED} rcu_nocbs={ISOLATED} irqaffinity=0"
         );
+        if self.as_booted {
+            line.push_str(" lab.as_booted");
+        }
         for argument in &self.arguments {
             line.push(' ');
             line.push_str(argument);

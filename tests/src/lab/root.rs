@@ -113,7 +113,7 @@ impl Root {
 }
 
 /// As a shell reads them as these words.
-pub fn quoted(words: &[String]) -> String {
+fn quoted(words: &[String]) -> String {
     let words: Vec<String> = words.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect();
     words.join(" ")
 }

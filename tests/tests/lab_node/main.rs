@@ -2,8 +2,9 @@
 //! kernel. Runs in the lab.
 
 mod node;
+mod quiet;
 
-use node::{Node, exec, signal};
+use node::{Node, Process, exec, signal, start_exec};
 
 #[test]
 fn a_strict_pod_gets_its_signal_and_its_owner_the_cause() {
@@ -49,6 +50,59 @@ fn a_process_that_somebody_execs_into_the_container_is_named_as_one() {
     pod.wait_log("arming");
     exec(&container, &["/workload", "quiet"]);
     pod.wait_told("its visitor", |note| note.contains("started in this container by exec or a probe"));
+    let told = pod.wait_told("the way out", |note| note.contains("cores.sharedCpus: 1 in the policy"));
+    assert_eq!(told["reason"], "VisitorOnCore");
+}
+
+#[test]
+fn with_a_shared_cpu_control_threads_call_and_visitors_stay_off_the_core() {
+    let node = Node::get();
+    let pod = node.pod("shares", "shared", "control");
+    pod.wait_log("calls=300 signals=0");
+    let log = pod.log();
+    assert!(log.contains("control=0") && log.contains("dataplane=1"), "{log}");
+    if quiet::isolated_by_boot() {
+        assert!(node.told(&pod).is_empty(), "{:?}", node.told(&pod));
+    } else {
+        // whom the scheduler may put there, it does
+        let told = pod.wait_told("what it lacks", |note| note.contains("cannot be a partition"));
+        assert_eq!(told["reason"], "NotAsQuiet");
+    }
+
+    let program = Process::wait(&["/workload", "control"]);
+    let file = program.read("root/.quietcore/cpus");
+    let [granted, shared] = file.lines().collect::<Vec<_>>()[..] else { panic!("{file}") };
+    let core = granted.strip_prefix("QUIETCORE_CPUS=").and_then(|core| core.parse::<u32>().ok());
+    assert!(core.is_some_and(|core| (1..4).contains(&core)), "{file}");
+    assert_eq!(shared, "QUIETCORE_SHARED_CPUS=0");
+    let environment = program.read("environ");
+    let said = environment.split('\0').filter(|variable| variable.starts_with("QUIETCORE_"));
+    assert_eq!(said.collect::<Vec<_>>(), [granted, shared]);
+
+    let mut exec = start_exec(&pod.wait_container_id(), &["/workload", "restless"]);
+    let visitor = Process::wait(&["/workload", "restless"]);
+    visitor.wait_cpus("0");
+    let first_moments = node.told(&pod).len();
+    visitor.wait_run(50);
+    if quiet::isolated_by_boot() {
+        assert_eq!(node.told(&pod).len(), first_moments, "{:?}", node.told(&pod));
+    }
+    visitor.set_cpus("0-3");
+    let told = pod.wait_told("that it left", |note| note.contains("left the shared CPUs 0"));
+    assert_eq!(told["reason"], "VisitorOnCore");
+    visitor.wait_cpus("0");
+    drop(pod);
+    exec.wait().expect("ctr ends with its process");
+}
+
+#[test]
+fn the_kubelet_lists_a_core_under_its_pods_name_as_long_as_the_pod_is_there() {
+    let node = Node::get();
+    let pod = node.pod("listed", "all", "spin");
+    let held = "default/listed-lab/app cpu-";
+    node.wait_held("the pod", |held_now| held_now.contains(held));
+    drop(pod);
+    node.wait_held("the pod's end", |held_now| !held_now.contains(held));
 }
 
 #[test]

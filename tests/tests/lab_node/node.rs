@@ -16,9 +16,9 @@ use serde_json::Value;
 const SOON: Duration = Duration::from_secs(120);
 const POLICY_DIR: &str = "/lab/policies";
 const MANIFESTS: &str = "/etc/kubernetes/manifests";
-/// Of all pods here, by name: every class by a signal, and interrupts only reported; armed until the program says
-/// otherwise.
-const POLICIES: [(&str, &str); 2] = [
+/// Of all pods here, by name: every class by a signal, interrupts only reported, and with a CPU for control threads and
+/// visitors; armed until the program says otherwise.
+const POLICIES: [(&str, &str); 3] = [
     (
         "all",
         "{mode: Enforce, arm: {after: Continuous}, entries: {syscall: {action: Signal, signal: SIGUSR1}, \
@@ -28,6 +28,11 @@ const POLICIES: [(&str, &str); 2] = [
         "report",
         "{mode: Audit, arm: {after: Continuous}, entries: {syscall: {action: Ignore}, exception: {action: Ignore}, \
          interrupt: {action: Report}}}",
+    ),
+    (
+        "shared",
+        "{mode: Enforce, arm: {after: Continuous}, cores: {sharedCpus: 1}, entries: {syscall: {action: Signal, signal: \
+         SIGUSR1}, exception: {action: Signal, signal: SIGUSR2}, interrupt: {action: Report}}}",
     ),
 ];
 /// Comes back from the lab.
@@ -85,6 +90,8 @@ spec:
       image: localhost/workload:lab
       imagePullPolicy: Never
       args: [{day}]
+      # what an image could say
+      env: [{{name: QUIETCORE_CPUS, value: '0'}}, {{name: QUIETCORE_SHARED_CPUS, value: '1'}}]
       resources: {{limits: {{quietcore.io/core: 1}}}}
       securityContext: {{allowPrivilegeEscalation: false, runAsUser: 65534, capabilities: {{drop: [ALL]}}}}
 "
@@ -96,6 +103,17 @@ spec:
 
     pub(crate) fn agent_log(&self) -> String {
         read("quietcore.err")
+    }
+
+    /// Waits until the cores that the kubelet lists are as wanted, by the agent's last word on them.
+    #[track_caller]
+    pub(crate) fn wait_held(&self, what: &str, is_so: impl Fn(&str) -> bool) {
+        until(&format!("{what} in the kubelet's list of cores"), SOON, || {
+            let log = self.agent_log();
+            let told = log.lines().rfind(|line| line.contains("the kubelet lists other cores"));
+            let told = told.unwrap_or_default();
+            Ok(if is_so(told) { Seen::Done(()) } else { Seen::NotYet(told.to_owned()) })
+        });
     }
 
     /// What the agent told of a pod, each a line of JSON.
@@ -202,8 +220,75 @@ impl Pod {
 
 /// As `kubectl exec` would: in the container's cgroup.
 pub(crate) fn exec(container_id: &str, words: &[&str]) {
-    let exec = ["tasks", "exec", "--exec-id", "visitor", container_id];
-    let _its_own_status = ctr(&[&exec[..], words].concat());
+    let _its_own_status = run(&mut command_to_exec(container_id, words));
+}
+
+/// One that stays.
+pub(crate) fn start_exec(container_id: &str, words: &[&str]) -> Child {
+    let mut command = command_to_exec(container_id, words);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().unwrap_or_else(|error| panic!("start ctr: {error}"))
+}
+
+fn command_to_exec(container_id: &str, words: &[&str]) -> Command {
+    let mut command = Command::new("ctr");
+    command
+        .args(["--namespace", "k8s.io", "tasks", "exec", "--exec-id", "visitor", container_id])
+        .args(words);
+    command
+}
+
+/// A process of the node, by its words.
+pub(crate) struct Process(PathBuf);
+
+impl Process {
+    #[track_caller]
+    pub(crate) fn wait(words: &[&str]) -> Process {
+        let cmdline: String = words.iter().map(|word| format!("{word}\0")).collect();
+        until(&format!("{words:?} to run"), SOON, || {
+            let mut processes = fs::read_dir("/proc")?.flatten().map(|entry| entry.path());
+            let is_it =
+                |path: &PathBuf| fs::read_to_string(path.join("cmdline")).is_ok_and(|found| found == cmdline);
+            Ok(processes.find(is_it).map_or(Seen::NotYet("not yet"), |path| Seen::Done(Process(path))))
+        })
+    }
+
+    pub(crate) fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.0.join(file)).unwrap_or_default()
+    }
+
+    /// Until it may run there and nowhere else.
+    #[track_caller]
+    pub(crate) fn wait_cpus(&self, list: &str) {
+        until(&format!("{} to be on CPUs {list}", self.0.display()), SOON, || {
+            let status = self.read("status");
+            let found = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:\t"));
+            Ok(if found == Some(list) { Seen::Done(()) } else { Seen::NotYet(status.clone()) })
+        });
+    }
+
+    /// Until it has run for so many clock ticks more.
+    #[track_caller]
+    pub(crate) fn wait_run(&self, ticks: u64) {
+        // The name before them may hold anything; utime and stime are fields 14 and 15 (proc_pid_stat(5)).
+        let run = || {
+            let stat = self.read("stat");
+            let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ').skip(11).take(2);
+            fields.filter_map(|field| field.parse::<u64>().ok()).sum::<u64>()
+        };
+        let before = run();
+        until(&format!("{} to run", self.0.display()), SOON, || {
+            Ok(if before + ticks <= run() { Seen::Done(()) } else { Seen::NotYet(run().to_string()) })
+        });
+    }
+
+    /// By somebody with the right to.
+    #[track_caller]
+    pub(crate) fn set_cpus(&self, list: &str) {
+        let pid = self.0.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let set = run(Command::new("taskset").args(["-a", "-p", "-c", list, &pid]));
+        set.unwrap_or_else(|error| panic!("{error:#}"));
+    }
 }
 
 /// To a container's first process.

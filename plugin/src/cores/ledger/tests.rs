@@ -52,6 +52,41 @@ fn check_refused(ledger: &mut Ledger, token: &str, pod: &str, container: &str, e
 }
 
 #[test]
+fn shared_cpus_are_no_ones_own_until_the_node_grants_them() {
+    let mut ledger = Ledger::empty("1-2".parse().unwrap());
+    for (token, cpus, id) in [("t", "1", "a"), ("u", "2", "b")] {
+        ledger.allocate(Token::of(token), cpus.parse().unwrap());
+        claim(&mut ledger, token, token, "c", id).unwrap();
+        ledger.share(id, "0".parse().ok());
+    }
+    let saved: Saved = serde_json::from_str(&serde_json::to_string(ledger.saved()).unwrap()).unwrap();
+    let mut ledger = Ledger::restore("0,2".parse().unwrap(), saved).unwrap();
+    assert_eq!(ledger.grant("a").unwrap().claim.shared, "0".parse().ok());
+    let housekeeping = ledger.housekeeping(&"0-4".parse().unwrap()).into_iter().map(CpuId::number);
+    assert_eq!(housekeeping.collect::<Vec<_>>(), [3, 4], "1 is still granted, though it is not isolated now");
+    ledger.allocate(Token::of("v"), "0".parse().unwrap());
+    let words = expect![
+        "CPUs 0 are still held by container c of pod ns/t; this one starts by itself when that is gone"
+    ];
+    check_refused(&mut ledger, "v", "p", "c", words);
+    assert!(["a", "b"].into_iter().all(|id| ledger.release(id).is_some()));
+    claim(&mut ledger, "v", "p", "c", "d").unwrap();
+}
+
+#[test]
+fn a_ledger_from_before_shared_cpus_is_read() {
+    let mut ledger = Ledger::empty("1".parse().unwrap());
+    ledger.allocate(Token::of("t"), "1".parse().unwrap());
+    let claimed = claim(&mut ledger, "t", "p", "c", "id").unwrap();
+    let mut saved = serde_json::to_value(ledger.saved()).unwrap();
+    let old = saved["allocations"]["t"]["claim"].as_object_mut().unwrap();
+    old.remove("shared").unwrap();
+    old["policy"].as_object_mut().unwrap().remove("cores").unwrap();
+    let ledger = Ledger::restore("1".parse().unwrap(), serde_json::from_value(saved).unwrap()).unwrap();
+    assert_eq!(ledger.grant("id"), Some(claimed.grant));
+}
+
+#[test]
 fn a_token_that_nobody_gave_out_is_refused() {
     let words = expect![
         "the container's grant token is none of this node's: it comes from the kubelet's answer for quietcore.io/core and cannot be set by hand; delete the pod so that it is admitted anew"

@@ -31,16 +31,40 @@ fn signals_and_exceptions_are_numbers_from_here_on() {
 
 #[test]
 fn what_is_not_built_yet_is_refused_in_words() {
-    for (spec, words) in [
-        ("{cores: {sharedCpus: 1}}", "spec.cores.sharedCpus is not supported"),
-        ("{cores: {sharedCpus: -1}}", "spec.cores.sharedCpus is not supported"),
-        ("{cores: {from: Runtime}}", "spec.cores.from: Runtime is not supported"),
-        ("{onUnprotected: Kill}", "spec.onUnprotected: Kill is not supported"),
-    ] {
-        let refused = accept(&serde_saphyr::from_str(spec).unwrap(), source()).unwrap_err();
-        assert_eq!(refused.problems().len(), 1, "{refused}");
-        let error = refused.to_string();
-        assert!(error.contains(words) && error.contains("quietcore 0."), "{error}");
+    let refused = accept(&serde_saphyr::from_str("{onUnprotected: Kill}").unwrap(), source()).unwrap_err();
+    assert_eq!(refused.problems().len(), 1, "{refused}");
+    let error = refused.to_string();
+    assert!(error.contains("spec.onUnprotected: Kill is not supported by quietcore 0."), "{error}");
+}
+
+#[test]
+fn shared_cpus_are_a_number_from_here_on() {
+    let accepted = accept(&serde_saphyr::from_str("{cores: {sharedCpus: 2}}").unwrap(), source()).unwrap();
+    assert_eq!(accepted.cores.shared, 2);
+    for number in [-1, 65, i64::MAX] {
+        let spec = serde_json::json!({"cores": {"sharedCpus": number}});
+        let refused = accept(&serde_json::from_value(spec).unwrap(), source()).unwrap_err().to_string();
+        assert_eq!(refused, format!("spec.cores.sharedCpus: {number} is not from 0 to 64"));
+    }
+    check(
+        "{arm: {at: Exec}, cores: {sharedCpus: 1}}",
+        expect![
+            "spec.arm.at: Exec arms the program's first thread, which spec.cores.sharedCpus keeps off the granted cores; use Prctl or Settled, or leave sharedCpus at 0"
+        ],
+    );
+}
+
+#[test]
+fn where_the_runtime_chooses_the_cpus_the_policy_does_not() {
+    let accepts = |cores: &str| {
+        let spec = format!("{{cores: {{from: Runtime{cores}}}}}");
+        let accepted = accept(&serde_saphyr::from_str(&spec).unwrap(), source());
+        accepted.map(|policy| policy.cores.from_runtime).map_err(|refused| refused.to_string())
+    };
+    assert_eq!(accepts(""), Ok(true));
+    for (cores, field) in [(", sharedCpus: 1", "sharedCpus"), (", smt: OneThread", "smt: OneThread")] {
+        let words = format!("spec.cores.{field} is not for spec.cores.from: Runtime");
+        assert!(accepts(cores).is_err_and(|refused| refused.contains(&words)), "{field}");
     }
 }
 

@@ -83,7 +83,7 @@ fn task_words(task: &Task, relation: Relation, cpu: Option<u32>, scene: &Scene) 
 }
 
 /// What the scheduler's tick runs: since Linux 6.9, and before.
-const TICKS: [&str; 2] = ["tick_nohz_handler", "tick_sched_timer"];
+pub const TICKS: [&str; 2] = ["tick_nohz_handler", "tick_sched_timer"];
 
 /// The local timer serves the scheduler's tick and every other timer of its CPU.
 pub(super) fn tick_words(blame: &Blame, cpu: u32, scene: &Scene) -> String {

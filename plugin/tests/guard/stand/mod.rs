@@ -22,7 +22,7 @@ use programs::{entries, tiny, workload};
 use quietcore::{
     agent::shim_file,
     arm::plan::shim_plan,
-    cores::set::CpuSet,
+    cores::{set::CpuSet, shared::with},
     guard::{
         abi::{QC_KIND_CAME_ON, qc_counts, qc_record},
         detector::Detector,
@@ -69,11 +69,13 @@ struct How {
     script: &'static str,
     watched: bool,
     slot: u8,
+    /// In the cpuset besides the core.
+    shared: Option<&'static str>,
 }
 
 impl Default for How {
     fn default() -> How {
-        How { around: &[], script: "read go; exec \"$@\" 2>&1", watched: true, slot: SLOT }
+        How { around: &[], script: "read go; exec \"$@\" 2>&1", watched: true, slot: SLOT, shared: None }
     }
 }
 
@@ -187,6 +189,12 @@ impl Stand {
         self.start_in(policy, &[entries(), day, &n.to_string()], &How::default())
     }
 
+    /// A day of the workload in a container with this shared CPU.
+    pub fn start_sharing(&self, policy: &Effective, day: &str, shared: &'static str) -> Running {
+        let how = How { shared: Some(shared), ..How::default() };
+        self.start_in(policy, &[workload(), day], &how)
+    }
+
     /// Any other.
     pub fn run_program(&self, policy: &Effective, program: &[&str]) -> Run {
         self.start_in(policy, program, &How::default()).finish(self)
@@ -212,9 +220,11 @@ impl Stand {
     fn start_in(&self, policy: &Effective, program: &[&str], how: &How) -> Running {
         let cpus = self.cpus();
         let slot = Slot::new(how.slot).unwrap();
-        let plan = shim_plan(&cpus, policy, self.guard().provider);
+        let shared: Option<CpuSet> = how.shared.map(|list| list.parse().unwrap());
+        let plan = shim_plan(&cpus, shared.as_ref(), policy, self.guard().provider);
         let mut command = Command::new("taskset");
-        command.args(["-c", self.core]).args(how.around).args([
+        command.env("QUIETCORE_CPUS", self.core);
+        command.args(["-c", &with(&cpus, shared.as_ref()).to_string()]).args(how.around).args([
             "setpriv",
             "--no-new-privs",
             "sh",
@@ -250,7 +260,9 @@ impl Stand {
             "sh",
         ]);
         if with_shim {
-            command.arg(&self.shim).args([shim_plan(&cpus, policy, self.guard().provider).as_str(), "--"]);
+            command
+                .arg(&self.shim)
+                .args([shim_plan(&cpus, None, policy, self.guard().provider).as_str(), "--"]);
         }
         let mut child = command.args([workload(), "nothing"]).stdin(Stdio::piped()).spawn().unwrap();
         let pid = shell_of(i32::try_from(child.id()).unwrap(), true);

@@ -17,6 +17,7 @@ import (
 
 	nri "github.com/containerd/nri/pkg/adaptation"
 	"github.com/containerd/nri/pkg/api"
+	"github.com/containerd/nri/pkg/stub"
 )
 
 var pod = &api.PodSandbox{Id: "pod0", Name: "pod", Namespace: "default", Uid: "uid0"}
@@ -26,6 +27,19 @@ func container(name string) *api.Container {
 		Id: name + "-id", PodSandboxId: "pod0", Name: name, Args: []string{"/app", "--poll"},
 		State: api.ContainerState_CONTAINER_CREATED,
 	}
+}
+
+// Somebody else's plugin, which is asked before ours and sets the cpuset of ordinary containers.
+type pinner struct{}
+
+func (pinner) CreateContainer(
+	_ context.Context, _ *api.PodSandbox, container *api.Container,
+) (*api.ContainerAdjustment, []*api.ContainerUpdate, error) {
+	adjust := &api.ContainerAdjustment{}
+	if container.Name == "ordinary" {
+		adjust.SetLinuxCPUSetCPUs("0")
+	}
+	return adjust, nil, nil
 }
 
 func main() {
@@ -54,6 +68,17 @@ func main() {
 		nri.WithPluginPath("/nonexistent"), nri.WithPluginConfigPath("/nonexistent"))
 	if err == nil {
 		err = runtime.Start()
+	}
+	if err == nil {
+		err = <-synchronized
+	}
+	if err == nil {
+		var other stub.Stub
+		other, err = stub.New(pinner{}, stub.WithPluginName("pinner"), stub.WithPluginIdx("10"),
+			stub.WithSocketPath(socket))
+		if err == nil {
+			err = other.Start(context.Background())
+		}
 	}
 	if err == nil {
 		err = <-synchronized
@@ -111,7 +136,7 @@ func ask(runtime *nri.Adaptation) {
 
 	untouched, err := create("ordinary")
 	try("create ordinary", err)
-	if len(untouched.Adjust.GetMounts()) != 0 {
+	if len(untouched.Adjust.GetMounts()) != 0 || untouched.Adjust.Linux.Resources.Cpu.Cpus != "0" {
 		log.Fatal("ordinary was adjusted: ", untouched)
 	}
 	_, err = create("refused")

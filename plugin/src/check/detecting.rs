@@ -1,14 +1,15 @@
-//! From facts to findings and the verdict. Pure.
+//! What this kernel offers the guard: from facts to findings and the verdict. Pure.
 
 use nix::errno::Errno;
 use serde::Serialize;
 
+use super::finding::{Finding, Group, Item, NOTHING_TO_DO, State};
 use crate::{
     arm::plan::Provider,
     cores::set::CpuSet,
     guard::{
         detector::Detector,
-        tracepoints::{GROUPS, Group, Need},
+        tracepoints::{self, GROUPS, Need},
     },
 };
 
@@ -28,7 +29,6 @@ pub(super) struct Facts {
     /// Of the plain prctl; `None`: this kernel took it.
     pub(super) native_errno: Option<i32>,
     pub(super) bpffs: bool,
-    pub(super) cgroup2: bool,
     pub(super) lockdown: Option<String>,
 }
 
@@ -39,38 +39,8 @@ pub(super) enum Lsm {
     /// The kernel takes such programs, and runs none.
     Silent,
     Refused(String),
-    /// Attaching enters every core.
-    StrictPodsRun,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) enum State {
-    Good,
-    Missing,
-    NotHere,
-    Unknown,
-}
-
-impl State {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            State::Good => "good",
-            State::Missing => "missing",
-            State::NotHere => "not here",
-            State::Unknown => "unknown",
-        }
-    }
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Finding {
-    pub(super) item: &'static str,
-    pub(super) state: State,
-    pub(super) found: String,
-    pub(super) why: &'static str,
-    pub(super) remedy: String,
+    /// Attaching enters every core. Who answers for those pods, where that can be read.
+    StrictPodsRun(Option<Provider>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -109,114 +79,79 @@ pub(super) struct Verdict {
     pub(super) reasons: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Report {
-    pub(super) cores: String,
-    pub(super) findings: Vec<Finding>,
-    pub(super) verdict: Verdict,
-}
-
+const BTF: Item =
+    Item { group: Group::Detecting, name: "BTF", why: "BPF programs find the kernel's types by it" };
+const RING: Item = Item { group: Group::Detecting, name: "ring buffer", why: "records come by it" };
+const STORAGE: Item =
+    Item { group: Group::Detecting, name: "task storage", why: "what is watched is known by it" };
+const LSM: Item = Item {
+    group: Group::Detecting,
+    name: "BPF LSM",
+    why: "a program that arms gets the exact errno by it, without no_new_privs",
+};
+const SIGNAL: Item =
+    Item { group: Group::Detecting, name: "signal to a thread", why: "a violation's signal is sent by it" };
+const NATIVE: Item = Item {
+    group: Group::Detecting,
+    name: "native prctl",
+    why: "a kernel with task isolation of its own answers the prctl itself",
+};
+const BPFFS: Item = Item {
+    group: Group::Detecting,
+    name: "bpffs",
+    why: "the guard outlives a restart of the agent by its pins",
+};
 const LSM_REMEDY: &str =
     "as root, on a kernel with CONFIG_BPF_LSM=y, CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS=y and lsm=...,bpf";
+/// What the strict pods' agent found when it started is in its node's object.
+const LSM_BESIDE_PODS: &str = "kubectl get dataplanenode NODE -o jsonpath={.status.provider} tells what their agent chose; \
+     to try it anew, run this when no strict pod is on this node";
 
-pub(super) fn judge(facts: &Facts) -> Report {
+pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![
+        of(&BTF, facts.btf, "/sys/kernel/btf/vmlinux", "use a kernel with CONFIG_DEBUG_INFO_BTF=y"),
         of(
-            "BTF",
-            facts.btf,
-            "/sys/kernel/btf/vmlinux",
-            "BPF programs find the kernel's types by it",
-            "use a kernel with CONFIG_DEBUG_INFO_BTF=y",
-        ),
-        of(
-            "ring buffer",
+            &RING,
             facts.ring_buffer,
             "bpf_ringbuf_reserve",
-            "records come by it",
             "use Linux 5.8 or later with CONFIG_BPF_SYSCALL=y",
         ),
         of(
-            "task storage",
+            &STORAGE,
             facts.task_storage,
             "bpf_task_storage_get",
-            "what is watched is known by it",
             "use Linux 5.11 or later with CONFIG_BPF_SYSCALL=y",
         ),
     ];
     findings.extend(GROUPS.iter().map(|group| of_group(group, facts)));
-    findings.extend([
-        of_list(
-            "nohz_full",
-            facts.nohz_full.as_ref(),
-            facts,
-            "elsewhere the timer tick enters the core, and Edge sees nothing",
-            "nohz_full",
-        ),
-        of_list(
-            "isolated CPUs",
-            facts.isolated.as_ref(),
-            facts,
-            "elsewhere the scheduler puts other tasks on the core",
-            "isolcpus=managed_irq,domain",
-        ),
-        lsm(facts),
-        signal(facts),
-        native(facts),
-        of(
-            "bpffs",
-            facts.bpffs,
-            "/sys/fs/bpf",
-            "the guard outlives a restart of the agent by its pins",
-            "mount -t bpf bpf /sys/fs/bpf",
-        ),
-        cgroup(facts),
-        lockdown(facts),
-    ]);
-    Report { cores: facts.cores.to_string(), findings, verdict: verdict(facts) }
+    let bpffs = of(&BPFFS, facts.bpffs, "/sys/fs/bpf", "mount -t bpf bpf /sys/fs/bpf");
+    findings.extend([lsm(facts), signal(facts), native(facts), bpffs]);
+    findings
 }
 
-fn of(item: &'static str, good: bool, what: &str, why: &'static str, remedy: &str) -> Finding {
-    let (state, found) = match good {
-        true => (State::Good, what.to_owned()),
-        false => (State::Missing, format!("no {what}")),
-    };
-    Finding { item, state, found, why, remedy: remedy.to_owned() }
+fn of(item: &Item, good: bool, what: &str, remedy: &str) -> Finding {
+    let found = if good { what.to_owned() } else { format!("no {what}") };
+    item.good_or_missing(good, found, remedy)
 }
 
-fn absent<'facts>(group: &Group, facts: &'facts Facts) -> Vec<&'facts str> {
+fn absent<'facts>(group: &tracepoints::Group, facts: &'facts Facts) -> Vec<&'facts str> {
     let of_group = |name: &&&str| group.tracepoints.contains(*name);
     facts.absent_tracepoints.iter().filter(of_group).copied().collect()
 }
 
-fn of_group(group: &Group, facts: &Facts) -> Finding {
+fn of_group(group: &tracepoints::Group, facts: &Facts) -> Finding {
     let absent = absent(group, facts);
-    let mut finding =
-        of(group.item, absent.is_empty(), &group.tracepoints.join(", "), group.why, group.remedy);
-    if !absent.is_empty() {
-        finding.found = format!("no {}", absent.join(", "));
-        if group.need == Need::Optional {
-            finding.state = State::NotHere;
-        }
-    }
-    finding
-}
-
-fn of_list(
-    item: &'static str,
-    list: Option<&CpuSet>,
-    facts: &Facts,
-    why: &'static str,
-    parameter: &str,
-) -> Finding {
-    let outside = outside(list, &facts.cores);
-    let (state, found) = match (list, &outside) {
-        (Some(list), None) => (State::Good, list.to_string()),
-        (Some(list), Some(outside)) => (State::Missing, format!("{list}, without CPU {outside}")),
-        (None, _) => (State::Missing, "none".to_owned()),
+    let item = Item { group: Group::Detecting, name: group.item, why: group.why };
+    let state = match (absent.is_empty(), group.need) {
+        (true, _) => State::Good,
+        (false, Need::Optional) => State::NotHere,
+        (false, _) => State::Missing,
     };
-    let separator = if parameter.contains('=') { "," } else { "=" };
-    Finding { item, state, found, why, remedy: format!("boot with {parameter}{separator}{}", facts.cores) }
+    let found = match absent.is_empty() {
+        true => group.tracepoints.join(", "),
+        false => format!("no {}", absent.join(", ")),
+    };
+    item.is(state, found, group.remedy)
 }
 
 fn outside(list: Option<&CpuSet>, cores: &CpuSet) -> Option<CpuSet> {
@@ -232,12 +167,16 @@ fn lsm(facts: &Facts) -> Finding {
             "boot with lsm=...,bpf (add bpf to the list in /sys/kernel/security/lsm)",
         ),
         Lsm::Refused(why) => (State::Missing, why.as_str(), LSM_REMEDY),
-        Lsm::StrictPodsRun => {
-            (State::Unknown, "not tried: attaching enters the cores of the strict pods here", "stop them")
+        Lsm::StrictPodsRun(Some(Provider::Lsm)) => {
+            (State::Good, "strict pods here have their answer by it", "")
         }
+        Lsm::StrictPodsRun(_) => (
+            State::Unknown,
+            "not tried: strict pods run here, and to attach a program enters their cores",
+            LSM_BESIDE_PODS,
+        ),
     };
-    let why = "a program that arms gets the exact errno by it, without no_new_privs";
-    Finding { item: "BPF LSM", state, found: found.to_owned(), why, remedy: remedy.to_owned() }
+    LSM.is(state, found, remedy)
 }
 
 fn signal(facts: &Facts) -> Finding {
@@ -246,40 +185,21 @@ fn signal(facts: &Facts) -> Finding {
         (false, true) => (true, "bpf_send_signal_thread, without class and cause in siginfo"),
         (false, false) => (false, "bpf_send_signal_task, bpf_send_signal_thread"),
     };
-    of("signal to a thread", good, what, "a violation's signal is sent by it", "use Linux 5.6 or later")
+    of(&SIGNAL, good, what, "use Linux 5.6 or later")
 }
 
 fn native(facts: &Facts) -> Finding {
-    let (state, found) = match facts.native_errno {
-        None => (State::Good, "taken".to_owned()),
-        Some(errno) => (State::NotHere, format!("prctl(48): {}", Errno::from_raw(errno))),
-    };
-    let why = "a kernel with task isolation of its own answers the prctl itself";
-    Finding { item: "native prctl", state, found, why, remedy: "nothing needs to change".to_owned() }
+    match facts.native_errno {
+        None => NATIVE.is(State::Good, "taken", NOTHING_TO_DO),
+        Some(errno) => NATIVE.not_here(format!("prctl(48): {}", Errno::from_raw(errno))),
+    }
 }
 
-fn cgroup(facts: &Facts) -> Finding {
-    let (state, found) = match facts.cgroup2 {
-        true => (State::Good, "v2"),
-        false => (State::NotHere, "v1"),
-    };
-    let why = "cpuset partitions isolate cores without a reboot under v2";
-    let remedy = "boot with systemd.unified_cgroup_hierarchy=1".to_owned();
-    Finding { item: "cgroup version", state, found: found.to_owned(), why, remedy }
+fn is_confidential(facts: &Facts) -> bool {
+    facts.lockdown.as_deref().is_some_and(|modes| modes.contains("[confidentiality]"))
 }
 
-/// The word in brackets is in force (kernel_lockdown(7)).
-fn lockdown(facts: &Facts) -> Finding {
-    let (state, found) = match facts.lockdown.as_deref() {
-        None => (State::NotHere, "not in force, or not readable".to_owned()),
-        Some(modes) if modes.contains("[confidentiality]") => (State::Missing, modes.to_owned()),
-        Some(modes) => (State::Good, modes.to_owned()),
-    };
-    let why = "confidentiality forbids BPF to read kernel memory";
-    Finding { item: "lockdown", state, found, why, remedy: "boot with lockdown=integrity".to_owned() }
-}
-
-fn verdict(facts: &Facts) -> Verdict {
+pub(super) fn verdict(facts: &Facts) -> Verdict {
     let stops = stops(facts);
     if !stops.is_empty() {
         return Verdict { grade: Grade::Cannot, detector: None, provider: None, reasons: stops };
@@ -306,7 +226,7 @@ fn stops(facts: &Facts) -> Vec<String> {
         (facts.task_storage, "this kernel has no BPF task storage"),
         (facts.signal_task || facts.signal_thread, "BPF cannot send a signal to a thread here"),
         (facts.bpffs, "no bpffs is mounted at /sys/fs/bpf"),
-        (lockdown(facts).state != State::Missing, "lockdown=confidentiality forbids the guard's programs"),
+        (!is_confidential(facts), "lockdown=confidentiality forbids the guard's programs"),
     ] {
         if !there {
             stops.push(what.to_owned());
@@ -345,15 +265,15 @@ fn provider(facts: &Facts, reasons: &mut Vec<String>) -> Provider {
         return Provider::Native;
     }
     let why = match &facts.lsm {
-        Lsm::Answers => return Provider::Lsm,
+        Lsm::Answers | Lsm::StrictPodsRun(Some(Provider::Lsm)) => return Provider::Lsm,
         Lsm::Silent => "this kernel does not run BPF LSM programs",
         Lsm::Refused(_) => "this kernel takes no BPF LSM program",
-        Lsm::StrictPodsRun => "it was not tried, because strict pods run here",
+        Lsm::StrictPodsRun(_) => "it was not tried, because strict pods run here",
     };
     reasons.push(format!("not Lsm: {why}; Seccomp needs no_new_privs and cannot tell a thread's own errno"));
     Provider::Seccomp
 }
 
 #[cfg(test)]
-#[path = "findings_tests.rs"]
+#[path = "detecting_tests.rs"]
 mod tests;

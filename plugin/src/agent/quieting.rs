@@ -1,0 +1,185 @@
+//! Step 3 for the containers' owners: what their cores lack, and who changed what keeps them quiet.
+//!
+//! The words are pure; the worker in `quiet` does the work, and looks whenever the ledger has changed.
+
+use std::{fs, io, path::Path, sync::Arc};
+
+use super::containers::Containers;
+use crate::{
+    cores::{grants::Grants, set::CpuSet, topology::Topology},
+    exec::cpu::read_list,
+    quiet::{
+        judge::Boot,
+        kernel::Host,
+        setting::{Area, Drift},
+        worker::{Quiet, Start, StartError},
+    },
+    report::{ContainerInfo, Reason, Reporter, Subject},
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum QuietingError {
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("no housekeeping CPU is left")]
+    NoHousekeeping,
+}
+
+/// Who is told.
+#[expect(missing_debug_implementations, reason = "the reporter has none")]
+#[derive(Clone)]
+pub struct Owners {
+    pub grants: Arc<Grants>,
+    pub containers: Arc<Containers>,
+    pub reporter: Reporter,
+}
+
+pub fn start(
+    host_root: &Path,
+    state_dir: &Path,
+    topology: &Topology,
+    isolated: &CpuSet,
+    owners: &Owners,
+) -> Result<Quiet, QuietingError> {
+    let start = Start {
+        host: Host::new(host_root.to_owned()),
+        journal: state_dir.join("settings.json"),
+        grants: Arc::clone(&owners.grants),
+        housekeeping: topology.online.without(isolated).ok_or(QuietingError::NoHousekeeping)?,
+        boot: Boot {
+            nohz_full: topology.nohz_full.clone(),
+            isolated: read_list(&host_root.join("sys/devices/system/cpu/isolated")),
+        },
+    };
+    let (owners, proc) = (owners.clone(), host_root.join("proc"));
+    Ok(start.spawn(Box::new(move |drift| owners.tell(drift, &proc)))?)
+}
+
+/// Everything that changes the ledger changes what is to be quiet.
+pub async fn follow(grants: Arc<Grants>, quiet: Quiet) {
+    let mut revisions = grants.revisions();
+    while revisions.changed().await.is_ok() {
+        quiet.look();
+    }
+}
+
+impl Owners {
+    fn tell(&self, drift: &Drift, proc: &Path) {
+        let (reason, note) = words(drift, &running(proc).unwrap_or_default());
+        for (_, info) in self.containers.running() {
+            let grant = self.grants.read(|ledger| ledger.grant(&info.container_id));
+            if grant.is_some_and(|grant| grant.cpus.overlaps(&drift.setting.cpus)) {
+                self.reporter.event(Subject::Container(info), reason, note.clone());
+            }
+        }
+    }
+}
+
+/// Once, when the container starts.
+pub fn tell_shortcomings(reporter: &Reporter, info: Arc<ContainerInfo>, lacking: &[String]) {
+    if lacking.is_empty() {
+        return;
+    }
+    let note = format!("the cores of container {} lack: {}", info.container, lacking.join("; "));
+    reporter.event(Subject::Container(info), Reason::NotAsQuiet, note);
+}
+
+fn words(drift: &Drift, running: &[String]) -> (Reason, String) {
+    let Drift { setting, found, wanted, refused } = drift;
+    let who = suspects(setting.area, running);
+    let who = if who.is_empty() { String::new() } else { format!("; {who}") };
+    let changed =
+        format!("somebody changed {} to {found:?}, which enters CPU {}", setting.name, setting.cpus);
+    match refused {
+        None => (Reason::DriftRepaired, format!("{changed}: it is {wanted:?} again{who}")),
+        Some(why) => {
+            (Reason::DriftRefused, format!("{changed}, and it cannot be {wanted:?} again: {why}{who}"))
+        }
+    }
+}
+
+/// No kernel tells who wrote one of its files, but few programs write these.
+const KNOWN: [(Area, &str, &str); 6] = [
+    (Area::Interrupt, "irqbalance", "set IRQBALANCE_BANNED_CPULIST to the isolated CPUs for irqbalance"),
+    (
+        Area::Interrupt,
+        "tuned",
+        "let TuneD's profile leave interrupts alone (irqbalance and scheduler plugins)",
+    ),
+    (Area::Node, "tuned", "take the setting out of TuneD's profile"),
+    (Area::Node, "systemd-sysctl", "take the setting out of /etc/sysctl.d"),
+    (Area::Core, "tuned", "take the setting out of TuneD's profile"),
+    (Area::Cgroup, "koordlet", "keep koordlet from cpusets of these pods"),
+];
+
+fn suspects(area: Area, running: &[String]) -> String {
+    let known =
+        KNOWN.iter().filter(|(of, comm, _)| *of == area && running.iter().any(|running| running == comm));
+    let words: Vec<String> =
+        known.map(|(_, comm, remedy)| format!("{comm} runs here and does that: {remedy}")).collect();
+    words.join("; ")
+}
+
+/// Names of the node's processes.
+fn running(proc: &Path) -> io::Result<Vec<String>> {
+    let entries = fs::read_dir(proc)?.flatten();
+    let comms = entries.filter_map(|entry| fs::read_to_string(entry.path().join("comm")).ok());
+    Ok(comms.map(|comm| comm.trim_end().to_owned()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+    use crate::quiet::{setting::Setting, want::Want};
+
+    #[track_caller]
+    fn check(area: Area, refused: Option<&str>, running: &[&str], expect: Expect) {
+        let setting = Setting {
+            area,
+            name: "interrupt 24".to_owned(),
+            file: "f".into(),
+            want: Want::Text(String::new()),
+            effective: None,
+            cpus: "2-3".parse().unwrap(),
+        };
+        let drift = Drift {
+            setting,
+            found: "0-3".to_owned(),
+            wanted: "0-1".to_owned(),
+            refused: refused.map(str::to_owned),
+        };
+        let running: Vec<String> = running.iter().map(|&comm| comm.to_owned()).collect();
+        let (reason, note) = words(&drift, &running);
+        expect.assert_eq(&format!("{}: {note}", reason.text()));
+    }
+
+    #[test]
+    fn the_note_says_what_changed_and_who_is_known_for_it() {
+        check(
+            Area::Interrupt,
+            None,
+            &["systemd", "irqbalance"],
+            expect![[
+                r#"DriftRepaired: somebody changed interrupt 24 to "0-3", which enters CPU 2-3: it is "0-1" again; irqbalance runs here and does that: set IRQBALANCE_BANNED_CPULIST to the isolated CPUs for irqbalance"#
+            ]],
+        );
+        check(
+            Area::Interrupt,
+            Some("input/output error"),
+            &[],
+            expect![[
+                r#"DriftRefused: somebody changed interrupt 24 to "0-3", which enters CPU 2-3, and it cannot be "0-1" again: input/output error"#
+            ]],
+        );
+        check(
+            Area::Cgroup,
+            None,
+            &["irqbalance"],
+            expect![[
+                r#"DriftRepaired: somebody changed interrupt 24 to "0-3", which enters CPU 2-3: it is "0-1" again"#
+            ]],
+        );
+    }
+}

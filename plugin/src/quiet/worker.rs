@@ -1,0 +1,310 @@
+//! Step 3: the thread that makes cores quiet, on a housekeeping CPU, and looks every few seconds whether they still are.
+//!
+//! What is wanted is always read from the ledger: a question only says "now". Several that wait are answered by one
+//! pass.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+
+use super::{
+    catalogue::{self, Demand, Quieted},
+    journal,
+    judge::{self, Boot, NotQuietEnough},
+    keeper::{Keeper, Pass},
+    kernel::{Host, Kernel as _},
+    setting::{Drift, Outcome, State},
+};
+use crate::{
+    cores::{grants::Grants, ledger::Wanted, set::CpuSet},
+    policy::effective::Nohz,
+};
+
+/// Of an interrupt that a driver asks for now, the core is free by then.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// An allocation that no container was created for may be of a pod that never comes.
+const WAITED_FOR: Duration = Duration::from_secs(120);
+/// A pass takes milliseconds; the runtime itself gives up after two seconds.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(1);
+
+/// How the node's cores stand, for its object.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    pub pass: Pass,
+    pub grants: Vec<Quieted>,
+    /// What the kernel itself did not give back.
+    pub kept_by_kernel: Vec<String>,
+    /// Interrupts that cannot be moved, with their handlers.
+    pub fixed_interrupts: Vec<String>,
+    /// Why nothing is made quiet.
+    pub failed: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    #[error(transparent)]
+    NotQuietEnough(#[from] NotQuietEnough),
+    #[error(
+        "the cores are not quiet yet: the node's settings take longer than usual; the kubelet tries again by itself"
+    )]
+    NotYet,
+    #[error("the cores cannot be made quiet: {0}; see the agent's log, the kubelet tries again by itself")]
+    Failed(String),
+}
+
+/// Who asks, and what for.
+struct Question {
+    container_id: String,
+    nohz: Nohz,
+    answer: mpsc::Sender<Result<Vec<String>, NotReady>>,
+}
+
+enum Message {
+    Look,
+    Ask(Question),
+    /// Answered when everything was given back.
+    GiveBack(mpsc::Sender<Vec<String>>),
+}
+
+/// The worker, for those who ask it.
+#[derive(Debug, Clone)]
+pub struct Quiet {
+    messages: mpsc::Sender<Message>,
+    pub standing: watch::Receiver<Standing>,
+    boot: Arc<Boot>,
+}
+
+#[derive(Debug)]
+pub struct Start {
+    pub host: Host,
+    pub journal: std::path::PathBuf,
+    pub grants: Arc<Grants>,
+    pub housekeeping: CpuSet,
+    pub boot: Boot,
+}
+
+/// Told of each drift, on the worker's thread.
+pub type OnDrift = Box<dyn Fn(&Drift) + Send>;
+
+impl Start {
+    /// Returns at once; the first pass gives back what an earlier agent left behind.
+    pub fn spawn(self, on_drift: OnDrift) -> Result<Quiet, StartError> {
+        let boot_id =
+            self.host.read("/proc/sys/kernel/random/boot_id".as_ref()).map_err(StartError::BootId)?;
+        let (journal, damage) = journal::read(&self.journal, boot_id.trim())?;
+        let (messages, inbox) = mpsc::channel();
+        let (standing, observed) = watch::channel(Standing::default());
+        let boot = Arc::new(self.boot);
+        let worker = Worker {
+            keeper: Keeper::new(self.host, journal::File(self.journal), journal),
+            grants: self.grants,
+            housekeeping: self.housekeeping,
+            boot: Arc::clone(&boot),
+            standing,
+            on_drift,
+            damage,
+            complained: BTreeSet::new(),
+            waiting: BTreeMap::new(),
+            at_rest: None,
+        };
+        std::thread::Builder::new()
+            .name("quiet".to_owned())
+            .spawn(move || worker.work(&inbox))
+            .map_err(StartError::Thread)?;
+        Ok(Quiet { messages, standing: observed, boot })
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("read the boot's id")]
+    BootId(#[source] io::Error),
+    #[error(transparent)]
+    Journal(#[from] journal::JournalError),
+    #[error("start the thread that makes cores quiet")]
+    Thread(#[source] io::Error),
+}
+
+impl Quiet {
+    /// The ledger has changed, or may have.
+    pub fn look(&self) {
+        let _the_worker_outlives_the_agents_other_parts = self.messages.send(Message::Look);
+    }
+
+    pub fn boot(&self) -> &Boot {
+        &self.boot
+    }
+
+    /// Are this container's cores as quiet as they get? Then: what they lack all the same.
+    pub fn ready(&self, container_id: &str, nohz: Nohz) -> Result<Vec<String>, NotReady> {
+        let (answer, answered) = mpsc::channel();
+        let question = Question { container_id: container_id.to_owned(), nohz, answer };
+        self.messages.send(Message::Ask(question)).map_err(|_| NotReady::NotYet)?;
+        answered.recv_timeout(ANSWERED_WITHIN).unwrap_or(Err(NotReady::NotYet))
+    }
+
+    /// For the node's release: everything as it was. Returns what is not.
+    pub fn give_back(&self) -> Vec<String> {
+        let (answer, answered) = mpsc::channel();
+        let sent = self.messages.send(Message::GiveBack(answer));
+        let left = sent.ok().and_then(|()| answered.recv_timeout(10 * ANSWERED_WITHIN).ok());
+        left.unwrap_or_else(|| vec!["the node's settings: no answer in time".to_owned()])
+    }
+}
+
+struct Worker {
+    keeper: Keeper<Host, journal::File>,
+    grants: Arc<Grants>,
+    housekeeping: CpuSet,
+    boot: Arc<Boot>,
+    standing: watch::Sender<Standing>,
+    on_drift: OnDrift,
+    damage: Option<String>,
+    /// Names of what was refused at the last pass.
+    complained: BTreeSet<String>,
+    /// Allocations without a container, by number: since when.
+    waiting: BTreeMap<u64, Instant>,
+    /// What the kernel itself says of isolation while nothing is granted.
+    at_rest: Option<Vec<(&'static str, String)>>,
+}
+
+impl Worker {
+    fn work(mut self, inbox: &mpsc::Receiver<Message>) {
+        let mut messages = Vec::new();
+        loop {
+            let demand = self.demand();
+            self.pass(&demand);
+            for message in messages.drain(..) {
+                self.answer(message);
+            }
+            match inbox.recv_timeout(LOOK_EVERY) {
+                Ok(message) => messages.push(message),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+            messages.extend(inbox.try_iter());
+        }
+    }
+
+    fn demand(&mut self) -> Demand {
+        let now = Instant::now();
+        let wanted: Vec<Wanted> = self.grants.read(|ledger| ledger.wanted().collect());
+        let waiting: BTreeMap<u64, Instant> = wanted
+            .iter()
+            .filter(|wanted| wanted.container_id.is_none())
+            .map(|wanted| (wanted.number, self.waiting.get(&wanted.number).copied().unwrap_or(now)))
+            .collect();
+        self.waiting = waiting;
+        let counts = |wanted: &Wanted| {
+            self.waiting.get(&wanted.number).is_none_or(|since| now.duration_since(*since) < WAITED_FOR)
+        };
+        Demand {
+            grants: wanted.into_iter().filter(counts).map(|wanted| wanted.quieted).collect(),
+            housekeeping: self.housekeeping.clone(),
+            boot_isolated: self.boot.isolated.clone(),
+        }
+    }
+
+    fn pass(&mut self, demand: &Demand) {
+        let idle = demand.grants.is_empty();
+        if !idle && self.at_rest.is_none() {
+            self.at_rest = Some(self.kernels_own());
+        }
+        let settings = catalogue::settings(self.keeper.kernel(), demand);
+        let mut standing = Standing { grants: demand.grants.clone(), ..Standing::default() };
+        match self.keeper.keep(&settings) {
+            Ok(pass) => {
+                for drift in &pass.drift {
+                    tracing::warn!(
+                        step = 3,
+                        setting = drift.setting.name,
+                        found = drift.found,
+                        wanted = drift.wanted,
+                        refused = drift.refused,
+                        "somebody else changed it"
+                    );
+                    (self.on_drift)(drift);
+                }
+                standing.fixed_interrupts = catalogue::fixed_interrupts(self.keeper.kernel(), &pass);
+                self.log_refusals(&pass);
+                standing.pass = pass;
+            }
+            Err(error) => {
+                tracing::error!(step = 3, %error, "the journal of settings cannot be written: nothing is changed");
+                standing.failed = Some(format!("write the journal of settings: {error}"));
+            }
+        }
+        standing.kept_by_kernel.extend(self.damage.clone());
+        if idle && let Some(at_rest) = &self.at_rest {
+            let now = self.kernels_own();
+            let changed = at_rest.iter().zip(now).filter(|((_, before), (_, now))| before != now);
+            standing.kept_by_kernel.extend(
+                changed.map(|((file, before), (_, now))| format!("{file}: {before:?} before, {now:?} now")),
+            );
+        }
+        self.standing.send_if_modified(|known| {
+            let news = *known != standing;
+            *known = standing;
+            news
+        });
+    }
+
+    /// Each once, for as long as it lasts.
+    fn log_refusals(&mut self, pass: &Pass) {
+        let refused = pass.outcomes.iter().filter_map(|outcome| match &outcome.state {
+            State::Refused { found, why } => Some((outcome, found, why)),
+            State::Kept { .. } | State::Absent => None,
+        });
+        let mut names = BTreeSet::new();
+        for (Outcome { setting, .. }, found, why) in refused {
+            if !self.complained.contains(&setting.name) {
+                tracing::warn!(step = 3, setting = setting.name, found, why, "it stays as it is");
+            }
+            names.insert(setting.name.clone());
+        }
+        self.complained = names;
+    }
+
+    /// What no file of ours sets, and partitions change.
+    fn kernels_own(&self) -> Vec<(&'static str, String)> {
+        let files = [
+            "/sys/fs/cgroup/cpuset.cpus.isolated",
+            "/sys/devices/virtual/workqueue/cpumask_isolated",
+            "/sys/devices/virtual/workqueue/cpumask_requested",
+        ];
+        let kernel = self.keeper.kernel();
+        let said = |file: &'static str| kernel.read(file.as_ref()).map(|text| (file, text.trim().to_owned()));
+        files.into_iter().filter_map(|file| said(file).ok()).collect()
+    }
+
+    fn answer(&self, message: Message) {
+        let standing = self.standing.borrow();
+        match message {
+            Message::Look => {}
+            Message::Ask(question) => {
+                let _asker_may_be_gone = question.answer.send(self.judge(&question, &standing));
+            }
+            Message::GiveBack(answer) => {
+                let left = standing.pass.not_restored.iter().chain(&standing.kept_by_kernel).cloned();
+                let _asker_may_be_gone = answer.send(left.collect());
+            }
+        }
+    }
+
+    fn judge(&self, question: &Question, standing: &Standing) -> Result<Vec<String>, NotReady> {
+        if let Some(failed) = &standing.failed {
+            return Err(NotReady::Failed(failed.clone()));
+        }
+        let wanted = self.grants.read(|ledger| {
+            ledger.wanted().find(|wanted| wanted.container_id.as_deref() == Some(&question.container_id))
+        });
+        let Some(Wanted { quieted, .. }) = wanted else { return Err(NotReady::NotYet) };
+        judge::refuse_quota(question.nohz, &quieted, &standing.pass)?;
+        Ok(judge::shortcomings(question.nohz, &quieted, &self.boot, &standing.pass))
+    }
+}
