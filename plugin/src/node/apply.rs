@@ -82,18 +82,22 @@ impl Place<'_> {
             written(before.as_ref()).or(written(Some(&now))).map(|written| within(self.root, &written.path));
         let there = path.as_deref().map(read_if_there).transpose()?.flatten();
         if let Err(error) = self.change(loader, before.as_ref(), Some(&now)) {
-            // The first error is the one to tell; what could not be undone stays in boot.json for restore.
-            let undone = path.map_or(Ok(()), |path| put(&path, there.as_deref())).and_then(|()| {
+            // What could not be undone stays in boot.json, for restore.
+            let source = Box::new(error);
+            let undone = put_back(path.as_deref(), there.as_deref())
                 // mkconfig replaces the menu only when it has a whole new one: there is nothing to undo in it.
-                if loader != BootLoader::Grub {
-                    loader.update(self.root, self.tools, &add, &ours)?;
-                }
-                before
-                    .as_ref()
-                    .map_or_else(|| state::remove(&self.state), |before| state::write(&self.state, before))
+                .and_then(|changed| match changed && loader != BootLoader::Grub {
+                    true => loader.update(self.root, self.tools, &add, &ours),
+                    false => Ok(()),
+                })
+                .and_then(|()| match &before {
+                    None => state::remove(&self.state),
+                    Some(old) => state::write(&self.state, old),
+                });
+            return Err(match undone {
+                Ok(()) => NodeError::Undone { source },
+                Err(undo) => NodeError::HalfDone { undo: undo.to_string(), source },
             });
-            drop(undone);
-            return Err(error);
         }
         state::write(&self.state, &finished)?;
         Ok(outcome(Did::Applied))
@@ -116,7 +120,8 @@ impl Place<'_> {
             return Ok(outcome(Did::WouldRestore, Some(&before)));
         }
         if !before.added.is_empty() {
-            self.change(loader, Some(&before), None)?;
+            let not_restored = |source| NodeError::NotRestored { source: Box::new(source) };
+            self.change(loader, Some(&before), None).map_err(not_restored)?;
         }
         state::remove(&self.state)?;
         Ok(outcome(Did::Restored, Some(&before)))
@@ -153,6 +158,16 @@ impl Place<'_> {
         let Some(written) = written else { return Ok(true) };
         Ok(read_if_there(&within(self.root, &written.path))?.as_deref() == Some(written.text.as_str()))
     }
+}
+
+/// Whether it had to be written; without a file the boot loader's program is asked in any case.
+fn put_back(path: Option<&Path>, there: Option<&str>) -> Result<bool, NodeError> {
+    let Some(path) = path else { return Ok(true) };
+    let changed = read_if_there(path)?.as_deref() != there;
+    if changed {
+        put(path, there)?;
+    }
+    Ok(changed)
 }
 
 fn written(applied: Option<&Applied>) -> Option<&Written> {

@@ -45,11 +45,11 @@ pub enum NodeError {
     NoKernel,
     #[error("start {program}")]
     Start { program: String, source: io::Error },
-    #[error("{command} failed ({status}); what was written is undone. It said:\n{output}")]
+    #[error("{command} failed ({status}), it said:\n{output}")]
     Tool { command: String, status: String, output: String },
     #[error(
         "{command} succeeded, but {menu} does not have {parameters}: does a later file in /etc/default/grub.d set \
-         GRUB_CMDLINE_LINUX without keeping what it was? What was written is undone"
+         GRUB_CMDLINE_LINUX without keeping what it was?"
     )]
     NotInMenu { command: String, menu: PathBuf, parameters: String },
     #[error("{0} is gone: install it again, so that the boot entries can be written")]
@@ -65,6 +65,12 @@ pub enum NodeError {
         "the boot loader was {before} when {path} was written and is {now} today: run `quietcore node restore` first"
     )]
     OtherLoader { path: PathBuf, before: &'static str, now: &'static str },
+    #[error("not applied, everything is as before")]
+    Undone { source: Box<NodeError> },
+    #[error("not applied, and it could not be undone ({undo}): repair that and run `quietcore node restore`")]
+    HalfDone { undo: String, source: Box<NodeError> },
+    #[error("not restored yet: repair this and run `quietcore node restore` again")]
+    NotRestored { source: Box<NodeError> },
     #[error("tell the outcome")]
     Print(#[source] io::Error),
 }

@@ -4,6 +4,7 @@
 //! Files are asked, never the kernel's version: distributions move features between versions.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::Read as _,
     path::{Path, PathBuf},
@@ -23,6 +24,9 @@ pub(super) struct Facts {
     pub(super) housekeeping: CpuSet,
     /// The physical core of the first housekeeping CPU.
     pub(super) first_core: CpuSet,
+    /// NUMA nodes of the online CPUs, and those of them that would have no housekeeping CPU.
+    pub(super) nodes: BTreeSet<u32>,
+    pub(super) nodes_without_house: BTreeSet<u32>,
     pub(super) kernel: Kernel,
     pub(super) running: Running,
 }
@@ -79,8 +83,13 @@ pub(super) fn read(root: &Path, isolate: &CpuSet) -> Result<Facts, NodeError> {
     };
     let first: Option<CpuId> = housekeeping.iter().next();
     let first_core = first.map_or_else(|| housekeeping.clone(), |first| topology.siblings_of(first));
+    let nodes_of =
+        |cpus: &CpuSet| cpus.iter().filter_map(|cpu| topology.node_of(cpu)).collect::<BTreeSet<_>>();
+    let nodes = nodes_of(&topology.online);
     Ok(Facts {
         isolate: isolate.clone(),
+        nodes_without_house: nodes.difference(&nodes_of(&housekeeping)).copied().collect(),
+        nodes,
         housekeeping,
         first_core,
         kernel: kernel(root),

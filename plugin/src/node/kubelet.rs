@@ -23,6 +23,9 @@ pub(super) struct Kubelet {
     pub(super) reserved_system_cpus: CpuSet,
     pub(super) cpu_manager_policy: CpuManager,
     pub(super) strict_cpu_reservation: bool,
+    /// `None`: the kubelet's default, as one NUMA node leaves nothing to align.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) topology_manager_policy: Option<&'static str>,
     pub(super) reasons: Vec<Reason>,
 }
 
@@ -35,6 +38,7 @@ pub(super) struct Reason {
 
 const RESERVED: &str =
     "kubernetes.io/docs/tasks/administer-cluster/reserve-compute-resources, Explicitly Reserved CPU List";
+const TOPOLOGY: &str = "kubernetes.io/docs/tasks/administer-cluster/topology-manager";
 const POLICIES: &str = "kubernetes.io/docs/tasks/administer-cluster/cpu-management-policies";
 
 /// Without `system`, the first housekeeping core goes to the system, unless it is the only one: with every CPU
@@ -76,7 +80,18 @@ pub(super) fn fragment(facts: &Facts, policy: CpuManager, system: Option<&CpuSet
             source: "KEP-4540 (stable in 1.35, on by default since 1.33, before it needs its feature gate)",
         },
     });
+    let topology_manager_policy = (facts.nodes.len() > 1).then_some("best-effort");
+    if topology_manager_policy.is_some() {
+        reasons.push(Reason {
+            field: "topologyManagerPolicy",
+            reason: "cores come from the NUMA node of the pod's other devices where they can; single-numa-node would \
+                refuse the pod where they cannot"
+                .into(),
+            source: TOPOLOGY,
+        });
+    }
     Kubelet {
+        topology_manager_policy,
         reserved_system_cpus: reserved,
         cpu_manager_policy: policy,
         strict_cpu_reservation: policy == CpuManager::Static,
@@ -103,6 +118,12 @@ pub(super) fn yaml(kubelet: &Kubelet) -> String {
                 "cpuManagerPolicy: static\ncpuManagerPolicyOptions:\n  strict-cpu-reservation: \"true\"\n",
             );
         }
+    }
+    if let Some(policy) = kubelet.topology_manager_policy {
+        if let Some(why) = why("topologyManagerPolicy") {
+            let _ = writeln!(text, "# {}", why.reason);
+        }
+        let _ = writeln!(text, "topologyManagerPolicy: {policy}");
     }
     text
 }

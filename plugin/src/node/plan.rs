@@ -21,6 +21,8 @@ pub(super) struct Plan {
     pub(super) kernel: Vec<Parameter>,
     pub(super) left_out: Vec<LeftOut>,
     pub(super) kubelet: Kubelet,
+    /// What the plan's reader may want to do otherwise; nothing fails for it.
+    pub(super) advice: Vec<String>,
     /// What only another boot brings.
     pub(super) missing: Vec<Missing>,
     /// `node apply` did it, and the next boot brings it.
@@ -64,6 +66,32 @@ pub struct Missing {
     /// What the running kernel has instead.
     pub found: String,
 }
+
+/// On no machine, whatever its facts are.
+const NOWHERE: [LeftOut; 4] = [
+    LeftOut {
+        parameter: "nosoftlockup, nmi_watchdog=0",
+        reason: "kernel.watchdog_cpumask does it at run time, for the isolated CPUs only",
+        source: "Documentation/admin-guide/sysctl/kernel.rst, watchdog_cpumask",
+    },
+    LeftOut {
+        parameter: "skew_tick=1",
+        reason: "it spreads the ticks of CPUs that have one",
+        source: PARAMETERS,
+    },
+    LeftOut {
+        parameter: "rcu_nocb_poll",
+        reason: "it spares isolated CPUs a wakeup when they queue a callback, which a program that stays out of \
+            the kernel does not, and keeps housekeeping CPUs polling",
+        source: PARAMETERS,
+    },
+    LeftOut {
+        parameter: "tsc=nowatchdog",
+        reason: "the kernel itself stops verifying a TSC that it trusts; one that it does not trust should be \
+            verified, although that interrupts each CPU now and then",
+        source: "arch/x86/kernel/tsc.c, check_system_tsc_reliable()",
+    },
+];
 
 // === impl Plan ===
 
@@ -114,18 +142,7 @@ pub(super) fn make(facts: &Facts, policy: CpuManager, system: Option<&CpuSet>) -
     let reason =
         "interrupts of drivers start on housekeeping CPUs; the agent moves them when it starts".into();
     add(Setting::IrqAffinity(facts.housekeeping.clone()), reason);
-    left_out.extend([
-        LeftOut {
-            parameter: "nosoftlockup, nmi_watchdog=0",
-            reason: "kernel.watchdog_cpumask does it at run time, for the isolated CPUs only",
-            source: "Documentation/admin-guide/sysctl/kernel.rst, watchdog_cpumask",
-        },
-        LeftOut {
-            parameter: "skew_tick=1",
-            reason: "it spreads the ticks of CPUs that have one",
-            source: PARAMETERS,
-        },
-    ]);
+    left_out.extend(NOWHERE);
     let missing = kernel.iter().filter(|parameter| parameter.needs == Needs::Boot);
     let missing = missing.filter_map(|parameter| not_in_force(&parameter.setting, &facts.running)).collect();
     Plan {
@@ -135,6 +152,7 @@ pub(super) fn make(facts: &Facts, policy: CpuManager, system: Option<&CpuSet>) -
         kernel,
         left_out,
         kubelet: kubelet::fragment(facts, policy, system),
+        advice: advice(facts),
         missing,
         applied: false,
     }
@@ -156,6 +174,16 @@ pub(super) fn needs(setting: &Setting) -> Needs {
         Setting::NohzFull(_) | Setting::Isolcpus { .. } | Setting::RcuNocbs(_) => Needs::Boot,
         Setting::IrqAffinity(_) => Needs::Nothing,
     }
+}
+
+fn advice(facts: &Facts) -> Vec<String> {
+    let about = |node: &u32| {
+        format!(
+            "NUMA node {node} keeps no housekeeping CPU: interrupts and kernel threads of its devices then run across \
+             the interconnect; leave one of its cores out of --isolate"
+        )
+    };
+    facts.nodes_without_house.iter().map(about).collect()
 }
 
 /// Whether the scheduler's domains have to leave the cores out from the boot on, and why.

@@ -40,11 +40,17 @@ pub(super) fn plan(plan: &Plan) -> String {
     let mut row = |what: &str, value: &str| text.push_str(&format!("{what:<26}  {value}\n"));
     row("reservedSystemCPUs", &kubelet.reserved_system_cpus.to_string());
     row("cpuManagerPolicy", policy);
+    if let Some(policy) = kubelet.topology_manager_policy {
+        row("topologyManagerPolicy", policy);
+    }
     for reason in &kubelet.reasons {
         row(&format!("- {}", reason.field), &reason.reason);
         row("", reason.source);
     }
     text.push('\n');
+    for advice in &plan.advice {
+        let _ = writeln!(text, "advice: {advice}");
+    }
     missing(&mut text, &plan.missing);
     match (plan.missing.is_empty(), plan.applied) {
         (true, _) => {}

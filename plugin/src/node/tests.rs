@@ -2,7 +2,9 @@
 
 mod apply;
 mod boot_loaders;
+mod numa;
 mod plan;
+mod undo;
 
 use std::{
     cell::RefCell,

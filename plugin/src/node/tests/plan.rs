@@ -39,6 +39,10 @@ fn a_kernel_with_partitions_needs_two_parameters_from_the_boot() {
                                       Documentation/admin-guide/sysctl/kernel.rst, watchdog_cpumask
         skew_tick=1                   it spreads the ticks of CPUs that have one
                                       Documentation/admin-guide/kernel-parameters.txt
+        rcu_nocb_poll                 it spares isolated CPUs a wakeup when they queue a callback, which a program that stays out of the kernel does not, and keeps housekeeping CPUs polling
+                                      Documentation/admin-guide/kernel-parameters.txt
+        tsc=nowatchdog                the kernel itself stops verifying a TSC that it trusts; one that it does not trust should be verified, although that interrupts each CPU now and then
+                                      arch/x86/kernel/tsc.c, check_system_tsc_reliable()
 
         KUBELET CONFIGURATION
         reservedSystemCPUs          0,2-3
@@ -81,6 +85,10 @@ fn an_old_machine_gets_what_its_kernel_understands() {
                                              Documentation/admin-guide/sysctl/kernel.rst, watchdog_cpumask
         skew_tick=1                          it spreads the ticks of CPUs that have one
                                              Documentation/admin-guide/kernel-parameters.txt
+        rcu_nocb_poll                        it spares isolated CPUs a wakeup when they queue a callback, which a program that stays out of the kernel does not, and keeps housekeeping CPUs polling
+                                             Documentation/admin-guide/kernel-parameters.txt
+        tsc=nowatchdog                       the kernel itself stops verifying a TSC that it trusts; one that it does not trust should be verified, although that interrupts each CPU now and then
+                                             arch/x86/kernel/tsc.c, check_system_tsc_reliable()
 
         KUBELET CONFIGURATION
         reservedSystemCPUs          1-3,5-7
