@@ -1,6 +1,7 @@
 //! Wiring: builds the steps, starts their tasks, stops them in reverse order.
 
 pub mod run;
+mod start;
 pub mod housekeeping;
 pub mod shim_file;
 pub mod cpus_file;
