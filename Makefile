@@ -7,7 +7,7 @@ LAB := cargo run --quiet -p quietcore-tests --bin lab --
 TESTBED := cargo run --quiet -p quietcore-tests --bin testbed --
 KERNEL_BENCH := cargo bench --quiet --profile fast -p quietcore --features kernel --bench kernel
 E2E := cargo test --quiet -p quietcore-tests --features cluster
-E2E_FILES := strict_pod settled shared_cpus refusals hostile_pods bad_days uninstall
+E2E_FILES := strict_pod settled shared_cpus quiet_cores refusals hostile_pods bad_days uninstall
 # what the build needs of Debian; the testbed adds its own
 PACKAGES := gcc libc6-dev make pkg-config clang clang-format gdb libclang1-14 libclang-common-14-dev libelf-dev zlib1g-dev linux-libc-dev
 # the boot loader that `quietcore node apply` is tested with

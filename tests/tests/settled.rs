@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use quietcore_tests::kube::Event;
 use quietcore_tests::pod::Pod;
 use quietcore_tests::product::{Strict, apply_policy};
 use quietcore_tests::testbed::Testbed;
@@ -43,7 +44,8 @@ fn a_program_that_knows_nothing_of_it_is_armed_once_it_is_quiet() {
     let pod = Strict::day("unprepared", "unprepared").apply(&namespace);
     pod.wait_log("app", "polling");
     wait_agent_log(&testbed, "it has settled step=6 pod=\"unprepared\"");
-    assert!(pod.events().iter().all(|event| event.reporter != "quietcore.io/agent"), "{:?}", pod.events());
+    let told = |event: &Event| event.reporter == "quietcore.io/agent" && event.reason != "NotAsQuiet";
+    assert!(!pod.events().iter().any(told), "{:?}", pod.events());
     pod.node().run(&["kill", "-USR2", &pod.pid("app").to_string()]);
     pod.wait_log("app", "wrote");
     let event = pod.wait_event("KernelEntry");

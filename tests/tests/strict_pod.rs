@@ -1,5 +1,6 @@
 //! Steps 1 to 9: what a strict pod gets when nothing is wrong but the program.
 
+use quietcore_tests::kube::Event;
 use quietcore_tests::product::{ENFORCE, Strict, apply_policy};
 use quietcore_tests::testbed::{Testbed, clone_file};
 
@@ -45,7 +46,9 @@ fn a_pod_that_keeps_its_promise_hears_nothing() {
     let pod = Strict::day("quiet", "quiet").apply(&namespace);
     assert_eq!(pod.wait_exit_code("app"), 0);
     assert!(pod.logs("app").contains("signals=0"), "{}", pod.logs("app"));
-    assert!(pod.events().iter().all(|event| event.reporter != "quietcore.io/agent"), "{:?}", pod.events());
+    // What its core lacks on this machine is told; of entries there is nothing to tell.
+    let told = |event: &Event| event.reporter == "quietcore.io/agent" && event.reason != "NotAsQuiet";
+    assert!(!pod.events().iter().any(told), "{:?}", pod.events());
 }
 
 #[test]
