@@ -14,6 +14,9 @@ mod exact;
 mod reaction;
 mod records;
 mod quiet;
+mod allocator;
+#[path = "../../tests/optimum/traces.rs"]
+mod traces;
 mod settings;
 mod shim;
 mod readme;
@@ -130,6 +133,7 @@ fn measure(place: &Place) -> (Vec<Line>, Vec<String>) {
         lines.extend(told(records::rates(detector)));
         lines.extend(told(shim::lines()));
         lines.extend(told(settings::lines()));
+        lines.extend(told(vec![allocator::line()]));
     }
     if detector == Detector::Edge {
         lines.extend(told(vec![quiet::line(detector)]));

@@ -104,3 +104,85 @@ pub fn read(path: &Path, boot_id: &str) -> Result<(Journal, Option<String>), Jou
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn journal() -> Journal {
+        let change = Change {
+            area: Area::Node,
+            name: "vm.stat_interval".to_owned(),
+            before: "1".to_owned(),
+            now: "120".to_owned(),
+            format: None,
+            made: true,
+        };
+        let changes = BTreeMap::from([(PathBuf::from("/proc/sys/vm/stat_interval"), change)]);
+        Journal { boot_id: "this".to_owned(), changes }
+    }
+
+    fn written() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("settings.json");
+        File(path.clone()).write(&journal()).unwrap();
+        (folder, path)
+    }
+
+    #[test]
+    fn what_was_written_is_read_in_the_same_boot_and_void_in_the_next() {
+        let (_folder, path) = written();
+        assert_eq!(read(&path, "this").unwrap(), (journal(), None));
+        let (after_reboot, damage) = read(&path, "next").unwrap();
+        assert_eq!((after_reboot.boot_id.as_str(), after_reboot.changes.len(), damage), ("next", 0, None));
+    }
+
+    #[test]
+    fn a_first_start_has_changed_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (journal, damage) = read(&folder.path().join("settings.json"), "this").unwrap();
+        assert_eq!((journal.changes.len(), damage), (0, None));
+    }
+
+    #[track_caller]
+    fn check_damage(bytes: &[u8], expect: Expect) {
+        let (folder, path) = written();
+        fs::write(&path, bytes).unwrap();
+        let told = match read(&path, "this") {
+            Ok((journal, damage)) => {
+                assert!(journal.changes.is_empty() && !path.exists());
+                assert_eq!(fs::read(path.with_extension("damaged-1")).unwrap(), bytes);
+                damage.unwrap()
+            }
+            Err(error) => {
+                assert_eq!(fs::read(&path).unwrap(), bytes);
+                error.to_string()
+            }
+        };
+        expect.assert_eq(&told.replace(folder.path().to_str().unwrap(), ""));
+    }
+
+    #[test]
+    fn a_journal_that_is_not_understood_is_kept_and_told() {
+        check_damage(
+            b"{\"version\": 1, \"boot_id\": \"this\", \"chan",
+            expect![
+                "what was changed before is not known any more: the journal was damaged (EOF while parsing a string at line 1 column 39) and is kept as /settings.damaged-1; reboot the node to have its own settings again"
+            ],
+        );
+        check_damage(
+            b"",
+            expect![
+                "what was changed before is not known any more: the journal was damaged (EOF while parsing a value at line 1 column 0) and is kept as /settings.damaged-1; reboot the node to have its own settings again"
+            ],
+        );
+        check_damage(
+            b"{\"version\": 2, \"boot_id\": \"this\", \"changes\": 7}",
+            expect![
+                "the journal of settings /settings.json is of version 2, this agent knows 1: install the newer agent again"
+            ],
+        );
+    }
+}
