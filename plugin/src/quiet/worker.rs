@@ -107,6 +107,7 @@ impl Start {
             boot: Arc::clone(&boot),
             standing,
             on_drift,
+            released: false,
             damage,
             complained: BTreeSet::new(),
             waiting: BTreeMap::new(),
@@ -164,6 +165,8 @@ struct Worker {
     boot: Arc<Boot>,
     standing: watch::Sender<Standing>,
     on_drift: OnDrift,
+    /// Nothing is wanted any more, whatever the kubelet gave away and no container came for.
+    released: bool,
     damage: Option<String>,
     /// Names of what was refused at the last pass.
     complained: BTreeSet<String>,
@@ -177,6 +180,7 @@ impl Worker {
     fn work(mut self, inbox: &mpsc::Receiver<Message>) {
         let mut messages = Vec::new();
         loop {
+            self.released |= messages.iter().any(|message| matches!(message, Message::GiveBack(_)));
             let demand = self.demand();
             self.pass(&demand);
             for message in messages.drain(..) {
@@ -204,7 +208,11 @@ impl Worker {
             self.waiting.get(&wanted.number).is_none_or(|since| now.duration_since(*since) < WAITED_FOR)
         };
         Demand {
-            grants: wanted.into_iter().filter(counts).map(|wanted| wanted.quieted).collect(),
+            grants: wanted
+                .into_iter()
+                .filter(|wanted| !self.released && counts(wanted))
+                .map(|wanted| wanted.quieted)
+                .collect(),
             housekeeping: self.housekeeping.clone(),
             boot_isolated: self.boot.isolated.clone(),
         }
