@@ -19,7 +19,8 @@ struct queued {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, QUEUED_AT_ONCE); /* of each CPU: the agent multiplies it before it loads the programs */
+	__uint(max_entries,
+	       QUEUED_AT_ONCE); /* of each CPU: the agent multiplies it before it loads the programs */
 	__type(key, unsigned int);
 	__type(value, struct queued);
 } qc_queued SEC(".maps");

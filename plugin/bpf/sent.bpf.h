@@ -29,7 +29,8 @@ struct sent {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, SENT_KINDS); /* of each CPU: the agent multiplies it before it loads the programs */
+	__uint(max_entries,
+	       SENT_KINDS); /* of each CPU: the agent multiplies it before it loads the programs */
 	__type(key, unsigned int);
 	__type(value, struct sent);
 } qc_sent SEC(".maps");
