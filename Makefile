@@ -10,8 +10,8 @@ E2E := cargo test --quiet -p quietcore-tests --features cluster
 E2E_FILES := strict_pod settled shared_cpus quiet_cores refusals hostile_pods bad_days uninstall
 # what the build needs of Debian; the testbed adds its own
 PACKAGES := gcc libc6-dev make pkg-config clang clang-format gdb libclang1-14 libclang-common-14-dev libelf-dev zlib1g-dev linux-libc-dev
-# the boot loader that `quietcore node apply` is tested with
-BOOT := grub-common grub2-common
+# the boot loader that `quietcore node apply` is tested with, and whom the agent tells to leave cores alone
+DAEMONS := grub-common grub2-common irqbalance
 
 # what else one would watch a process with; the bench measures them beside the guard
 PEERS := bpftrace linux-perf strace
@@ -35,9 +35,9 @@ unit: packages ## tests that need nothing
 	cargo test --quiet --workspace
 
 integration: packages ## the guard and the shim on this machine's kernel: needs root, BTF and a second CPU
-	@$(call install,$(BOOT))
+	@$(call install,$(DAEMONS))
 	mountpoint -q /sys/fs/bpf || mount -t bpf bpf /sys/fs/bpf
-	cargo test --quiet -p quietcore --features kernel --test guard --test gate --test exec --test check --test node -- --test-threads=1
+	cargo test --quiet -p quietcore --features kernel --test guard --test gate --test exec --test check --test node --test irqbalance -- --test-threads=1
 
 lab: packages ## the guard's tests, and strict pods on a node, on a nohz_full kernel in qemu: needs root
 	$(LAB) --test guard

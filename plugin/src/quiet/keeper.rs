@@ -147,8 +147,8 @@ impl<K: Kernel, B: Book> Keeper<K, B> {
             return Look::Is(State::Refused { found, why });
         };
         if want.is_met(&found) {
-            let more_than_needed =
-                matches!(want, Want::Without { .. }) && !same(want.format(), &found, &text);
+            let more_than_needed = matches!(want, Want::Without { .. } | Want::Including(_))
+                && !same(want.format(), &found, &text);
             if ours && more_than_needed {
                 return Look::Needs(Plan { setting, found, before, text, drift: false });
             }

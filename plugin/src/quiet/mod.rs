@@ -5,6 +5,7 @@
 //! not at a release, not when somebody else changed one. `worker` does it on a housekeeping CPU, off the path of the
 //! kubelet's and the runtime's questions.
 
+mod irqbalance;
 pub mod kernel;
 pub mod want;
 pub mod setting;

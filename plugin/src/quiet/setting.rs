@@ -71,7 +71,10 @@ pub(super) fn why(error: &io::Error, area: Area) -> Option<String> {
     let errno = error.raw_os_error().map(Errno::from_raw);
     let words = match (errno, area) {
         // A device without such a queue says EINVAL or EOPNOTSUPP where its file is read.
-        (Some(Errno::ENOENT | Errno::ENODEV | Errno::ENXIO | Errno::EOPNOTSUPP), _) => return None,
+        // A daemon that died left its socket.
+        (Some(Errno::ENOENT | Errno::ENODEV | Errno::ENXIO | Errno::EOPNOTSUPP | Errno::ECONNREFUSED), _) => {
+            return None;
+        }
         (Some(Errno::EROFS), _) => {
             "it is read-only here: give the agent the host's /proc and /sys writable (--host-root)".to_owned()
         }

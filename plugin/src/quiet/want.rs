@@ -28,6 +28,8 @@ pub enum Want {
     AtLeast(u64),
     /// Exactly these CPUs, as a list; maybe none.
     Cpus(BTreeSet<CpuId>),
+    /// Whatever it was, and these; as a list.
+    Including(CpuSet),
     /// Whatever it was, without these. Where nothing is left of it: `instead`.
     Without { cpus: CpuSet, instead: CpuSet, format: Format },
 }
@@ -39,6 +41,9 @@ impl Want {
             Want::Word(word) => found.split_whitespace().next() == Some(word),
             Want::AtLeast(least) => found.trim().parse::<u64>().is_ok_and(|number| *least <= number),
             Want::Cpus(cpus) => read(Format::List, found).as_ref() == Some(cpus),
+            Want::Including(cpus) => {
+                read(Format::List, found).is_some_and(|found| cpus.iter().all(|cpu| found.contains(&cpu)))
+            }
             // What cannot be read is not known to keep away.
             Want::Without { cpus, format, .. } => {
                 read(*format, found).is_some_and(|found| !found.iter().any(|cpu| cpus.contains(*cpu)))
@@ -52,6 +57,10 @@ impl Want {
             Want::Text(text) | Want::Word(text) => text.clone(),
             Want::AtLeast(number) => number.to_string(),
             Want::Cpus(cpus) => print(Format::List, cpus),
+            Want::Including(cpus) => {
+                let before = read(Format::List, before)?;
+                print(Format::List, &before.into_iter().chain(cpus.iter()).collect())
+            }
             Want::Without { cpus, instead, format } => {
                 let before = read(*format, before)?;
                 let left: BTreeSet<CpuId> =
@@ -66,7 +75,7 @@ impl Want {
     /// How sets of CPUs are written in its file, if it is one.
     pub fn format(&self) -> Option<Format> {
         match self {
-            Want::Cpus(_) => Some(Format::List),
+            Want::Cpus(_) | Want::Including(_) => Some(Format::List),
             Want::Without { format, .. } => Some(*format),
             Want::Text(_) | Want::Word(_) | Want::AtLeast(_) => None,
         }
@@ -122,6 +131,15 @@ mod tests {
         check(&without("2-3", Format::Mask), "ff\n", expect![[r#"false Some("f3")"#]]);
         check(&without("2-3", Format::Mask), "00\n", expect![[r#"true Some("0")"#]]);
         check(&without("2-3", Format::List), "\n", expect![[r#"true Some("")"#]]);
+    }
+
+    #[test]
+    fn cores_join_a_set_and_what_was_in_it_stays() {
+        let cores = Want::Including("2-3".parse().unwrap());
+        check(&cores, "", expect![[r#"false Some("2-3")"#]]);
+        check(&cores, "0,2", expect![[r#"false Some("0,2-3")"#]]);
+        check(&cores, "1-5", expect![[r#"true Some("1-5")"#]]);
+        check(&cores, "?", expect!["false None"]);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::{All, Area, Format, Kernel, Setting};
+use super::{All, Area, Format, Kernel, Setting, Want};
+use crate::quiet::irqbalance;
 
 const FOLDER: &str = "/proc/irq";
 
@@ -26,7 +27,19 @@ pub(super) fn settings(kernel: &impl Kernel, all: &All<'_>) -> Vec<Setting> {
             all.setting(Area::Interrupt, format!("interrupt {number}"), file, all.without(Format::List));
         Setting { effective: Some(own.join("effective_affinity_list")), ..setting }
     });
-    std::iter::once(default).chain(interrupts).collect()
+    balancers(kernel, all).into_iter().chain([default]).chain(interrupts).collect()
+}
+
+/// First: else it puts interrupts back at its next look.
+fn balancers(kernel: &impl Kernel, all: &All<'_>) -> Vec<Setting> {
+    let folder = Path::new(irqbalance::FOLDER);
+    let names = kernel.list(folder).unwrap_or_default();
+    let sockets = names.iter().filter(|name| name.ends_with(".sock"));
+    let setting = |name: &String| {
+        let what = format!("CPUs banned by {}", name.trim_end_matches(".sock"));
+        all.setting(Area::Node, what, folder.join(name), Want::Including(all.cores.clone()))
+    };
+    sockets.map(setting).collect()
 }
 
 /// What an interrupt's folder has besides its handlers (kernel/irq/proc.c).
