@@ -114,7 +114,7 @@ pub struct Core {
     /// Can the kernel stop the tick here (boot parameter nohz_full)?
     #[serde(default)]
     pub nohz_full: bool,
-    /// Why no pod gets it, if none does.
+    /// Why no new pod gets it, if none does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retired: Option<String>,
     /// How the scheduler is kept away from it: Boot (isolcpus), Partition (an isolated cpuset), None.

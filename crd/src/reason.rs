@@ -27,6 +27,8 @@ pub enum Reason {
     DriftRepaired,
     /// A setting that keeps a granted core quiet was changed by somebody else, and cannot be set again.
     DriftRefused,
+    /// A container's cores are no longer there.
+    CoresUnavailable,
     /// A container was granted cores that lack what its policy prefers.
     NotAsQuiet,
     /// What `kubectl exec` or a probe started in the container may run on its cores.
@@ -34,7 +36,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 14] = [
+    pub const ALL: [Reason; 15] = [
         Reason::KernelEntry,
         Reason::ArmRefused,
         Reason::NotSettled,
@@ -47,6 +49,7 @@ impl Reason {
         Reason::Unprotected,
         Reason::DriftRepaired,
         Reason::DriftRefused,
+        Reason::CoresUnavailable,
         Reason::NotAsQuiet,
         Reason::VisitorOnCore,
     ];
@@ -66,6 +69,7 @@ impl Reason {
             Reason::Unprotected => "Unprotected",
             Reason::DriftRepaired => "DriftRepaired",
             Reason::DriftRefused => "DriftRefused",
+            Reason::CoresUnavailable => "CoresUnavailable",
             Reason::NotAsQuiet => "NotAsQuiet",
             Reason::VisitorOnCore => "VisitorOnCore",
         }
@@ -86,6 +90,7 @@ impl Reason {
             | Reason::EventsDropped
             | Reason::Unprotected
             | Reason::DriftRefused
+            | Reason::CoresUnavailable
             | Reason::NotAsQuiet
             | Reason::VisitorOnCore => "Warning",
         }
@@ -100,7 +105,9 @@ impl Reason {
             Reason::PolicyChanged | Reason::PolicyStale | Reason::Unprotected | Reason::VisitorOnCore => {
                 "Checking"
             }
-            Reason::DriftRepaired | Reason::DriftRefused | Reason::NotAsQuiet => "Quieting",
+            Reason::DriftRepaired | Reason::DriftRefused | Reason::CoresUnavailable | Reason::NotAsQuiet => {
+                "Quieting"
+            }
         }
     }
 }

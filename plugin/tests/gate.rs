@@ -21,7 +21,12 @@ use quietcore::{
         known::Known,
         watch::{Coexistence, KubeletFiles},
     },
-    cores::{grants::Grants, set::CpuSet, token::Token, topology::Topology},
+    cores::{
+        grants::Grants,
+        set::CpuSet,
+        token::Token,
+        topology::{Topology, live::Live},
+    },
     guard::{detector::Detector, load::Guard},
     metrics::Metrics,
     nri::{
@@ -63,7 +68,7 @@ impl World {
         let quiet = quiet(state.path(), &grants);
         let gate = Gate {
             grants,
-            topology: Arc::new(topology),
+            topology: Live::new(topology),
             policies: Arc::new(PolicyStore::open(None)),
             guard: Arc::new(Guard::start(Path::new(&pins), Detector::Tracepoint, &cpus("1")).unwrap()),
             containers: Arc::default(),

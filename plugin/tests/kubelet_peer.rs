@@ -17,7 +17,7 @@ use quietcore::cores::{
     ledger::Holder,
     set::{CpuId, CpuSet},
     token::Token,
-    topology::Topology,
+    topology::{Topology, live::Live},
 };
 use quietcore::policy::accept::node_default;
 use quietcore_proto::deviceplugin::{
@@ -122,7 +122,7 @@ impl Agent {
         let published = watch::Sender::new(Some(set("1-5").into()));
         let cores = Cores {
             grants: Arc::clone(&grants),
-            topology: Arc::new(topology),
+            topology: Live::new(topology),
             published: published.subscribe(),
         };
         let (state, registered) = watch::channel(false);

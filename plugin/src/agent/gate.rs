@@ -16,9 +16,10 @@ use crate::{
         device,
         grants::Grants,
         ledger::{Grant, Holder, LedgerRefusal, Place, Stranger},
+        set::CpuSet,
         shared,
         token::{self, Token},
-        topology::Topology,
+        topology::live::Live,
     },
     guard::{load::Guard, rules::rules},
     nri::{
@@ -49,7 +50,7 @@ pub struct Seen {
 #[expect(missing_debug_implementations, reason = "the reporter has none")]
 pub struct Gate {
     pub grants: Arc<Grants>,
-    pub topology: Arc<Topology>,
+    pub topology: Live,
     pub policies: Arc<PolicyStore>,
     pub guard: Arc<Guard>,
     pub containers: Arc<Containers>,
@@ -86,6 +87,11 @@ enum GateRefusal {
          armed: use arm.at: Settled in the policy, sharedCpus: 0, or a node that has bpf among the lsm= of its kernel"
     )]
     Misled,
+    #[error(
+        "CPU {0} of this pod's cores is offline: turn it on again (chcpu -e {0}), or delete the pod so that it gets other \
+         cores"
+    )]
+    Offline(CpuSet),
     #[error("look at the container's first process {pid}: {why}")]
     Process { pid: u32, why: String },
 }
@@ -113,25 +119,30 @@ impl Gate {
             CoresOf::Runtime => true,
         };
         self.check_runtime()?;
+        let topology = self.topology.known();
         let (token, cores) = if by_runtime {
             let isolated = self.grants.read(|ledger| ledger.isolated().clone());
-            let siblings = |cpu| self.topology.siblings_of(cpu);
+            let siblings = |cpu| topology.siblings_of(cpu);
             (None, self.coexistence.runtime_cpus(pod, container, &isolated, siblings)?)
         } else {
             let token = Token::of(token.ok_or(GateRefusal::NoToken)?);
             let cores = self.grants.read(|ledger| ledger.cpus_of(&token))?;
             (Some(token), cores)
         };
-        let cpus = device::cpus_for(policy.cores.one_thread, &self.topology, &cores);
+        let cpus = device::cpus_for(policy.cores.one_thread, &topology, &cores);
+        let online = self.topology.online();
+        if let Some(missing) = cores.without(&online) {
+            return Err(GateRefusal::Offline(missing).into());
+        }
         refuse_ticking(policy.cores.nohz, &cpus, self.quiet.boot())?;
         if self.guard.provider.misleads(self.guard.detector, &policy) {
             return Err(GateRefusal::Misled.into());
         }
-        let housekeeping = self.grants.read(|ledger| ledger.housekeeping(&self.topology.online));
-        let shared = shared::nearest(&self.topology, &housekeeping, &cpus, policy.cores.shared)?;
+        let housekeeping = self.grants.read(|ledger| ledger.housekeeping(&online));
+        let shared = shared::nearest(&topology, &housekeeping, &cpus, policy.cores.shared)?;
         let all = shared::with(&cpus, shared.as_ref());
         let plan = shim_plan(&cpus, shared.as_ref(), &policy, self.guard.provider);
-        let mems = self.topology.mems_of(&all);
+        let mems = topology.mems_of(&all);
         let cpus_on_node = self.cpus_files.write(&cpus, shared.as_ref())?;
         let wanted = Wanted {
             cpus: &cpus,
@@ -336,7 +347,7 @@ impl Handler for Gate {
     fn update(&mut self, container: Container, requested: LinuxResources) -> Option<ContainerUpdate> {
         let grant = self.grants.read(|ledger| ledger.grant(&container.id))?;
         let cpus = shared::with(&grant.cpus, grant.claim.place.shared.as_ref());
-        let mems = self.topology.mems_of(&cpus);
+        let mems = self.topology.known().mems_of(&cpus);
         let asked = requested.cpu.as_ref().map_or("", |cpu| cpu.cpus.as_str());
         self.coexistence.peers().asked(&container.id, &grant.holder, asked, &cpus);
         let by_runtime = grant.claim.policy.cores.from_runtime;

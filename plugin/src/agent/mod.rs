@@ -9,6 +9,7 @@ pub mod disk;
 pub mod gate;
 mod timed;
 pub mod containers;
+pub mod health;
 pub mod quieting;
 pub mod records;
 mod strictness;

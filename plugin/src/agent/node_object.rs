@@ -29,13 +29,14 @@ use crate::{
         grants::Grants,
         ledger::Grant,
         set::{CpuId, CpuSet},
+        topology::{self, live::Live},
     },
     guard::{
         load::{Guard, GuardError},
         tax::Tax,
     },
     node::Missing,
-    quiet::worker::Quiet,
+    quiet::worker::{Quiet, Standing},
     violation::text::fit_note,
 };
 
@@ -51,6 +52,7 @@ pub struct NodeObject {
     pub seen: watch::Sender<Seen>,
     pub published: watch::Sender<Option<Published>>,
     pub quiet: Quiet,
+    pub topology: Live,
     /// Boot settings that were written and are not in force.
     pub missing: watch::Receiver<Vec<Missing>>,
     pub coexistence: Coexistence,
@@ -147,12 +149,8 @@ impl NodeObject {
         Ok(())
     }
 
-    fn status(&self, wish: Wish, before: Option<&DataplaneNodeStatus>) -> DataplaneNodeStatus {
-        let seen = self.seen.borrow().clone();
-        let grants: Vec<Grant> = self.grants.read(|ledger| ledger.grants().collect());
-        let strict: Vec<String> = grants.iter().map(holder).collect();
-        let published = self.published.borrow().as_ref().map(|published| published.cpus.clone());
-        let ready = match (&published, &seen.runtime) {
+    fn ready(&self, seen: &Seen, published: Option<&CpuSet>) -> Result<(), (ConditionReason, String)> {
+        match (published, &seen.runtime) {
             _ if seen.released => Err((ConditionReason::Released, "the node was released".to_owned())),
             (None, _) => Err((ConditionReason::StandBy, self.stand_by.borrow().clone())),
             (_, None) => Err((
@@ -166,7 +164,27 @@ impl NodeObject {
                 Err((ConditionReason::NoKubelet, "not registered with the kubelet".to_owned()))
             }
             _ => Ok(()),
+        }
+    }
+
+    fn cores(&self, offer: Option<&Published>, grants: &[Grant], standing: &Standing) -> Vec<Core> {
+        let Some(Published { cpus, unhealthy }) = offer else { return Vec::new() };
+        let topology = self.topology.known();
+        let of = |cpu| {
+            let id = topology.core_of(cpu).map_or(cpu, topology::Core::id);
+            let core = core(cpu, grants, unhealthy.get(&id).cloned());
+            node_quiet::core(core, cpu, self.quiet.boot(), standing)
         };
+        cpus.iter().map(of).collect()
+    }
+
+    fn status(&self, wish: Wish, before: Option<&DataplaneNodeStatus>) -> DataplaneNodeStatus {
+        let seen = self.seen.borrow().clone();
+        let grants: Vec<Grant> = self.grants.read(|ledger| ledger.grants().collect());
+        let strict: Vec<String> = grants.iter().map(holder).collect();
+        let offer = self.published.borrow().clone();
+        let published = offer.as_ref().map(|offer| offer.cpus.clone());
+        let ready = self.ready(&seen, published.as_ref());
         let standing = self.quiet.standing.borrow().clone();
         let mut conditions = vec![match ready {
             Ok(()) => condition("Ready", "True", ConditionReason::Serving, String::new(), before),
@@ -209,11 +227,7 @@ impl NodeObject {
             });
         }
         DataplaneNodeStatus {
-            cores: published
-                .iter()
-                .flat_map(CpuSet::iter)
-                .map(|cpu| node_quiet::core(core(cpu, &grants), cpu, self.quiet.boot(), &standing))
-                .collect(),
+            cores: self.cores(offer.as_ref(), &grants, &standing),
             settings: node_quiet::settings(&standing),
             fixed_interrupts: node_quiet::fixed_interrupts(&standing),
             not_restored: node_quiet::not_restored(&standing),
@@ -235,10 +249,14 @@ fn holder(grant: &Grant) -> String {
     format!("{}/{}/{}", holder.namespace, holder.pod, holder.container)
 }
 
-fn core(cpu: CpuId, grants: &[Grant]) -> Core {
+fn core(cpu: CpuId, grants: &[Grant], retired: Option<String>) -> Core {
     let holder = grants.iter().find(|grant| grant.cores.contains(cpu)).map(holder);
-    let state = if holder.is_some() { CoreState::Granted } else { CoreState::Free };
-    Core { cpu: i64::from(cpu.number()), state, holder, ..Core::default() }
+    let state = match (&holder, &retired) {
+        (Some(_), _) => CoreState::Granted,
+        (None, Some(_)) => CoreState::Retired,
+        (None, None) => CoreState::Free,
+    };
+    Core { cpu: i64::from(cpu.number()), state, holder, retired, ..Core::default() }
 }
 
 fn tax(Tax { without, with }: Tax) -> SystemCallTax {

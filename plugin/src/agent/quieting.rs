@@ -20,7 +20,7 @@ use crate::{
         replay,
         set::{CpuId, CpuSet},
         stale::{Kubelet, Unheld},
-        topology::{Topology, boot},
+        topology::{Topology, boot, live::Live},
     },
     node::{self, Missing},
     quiet::{
@@ -114,7 +114,7 @@ pub fn follow_boot_settings(state_dir: PathBuf, host_root: PathBuf) -> watch::Re
 }
 
 /// Of allocations that neither a container, nor the kubelet's list of pods, nor its checkpoint knows any more.
-pub async fn forget_stale(grants: Arc<Grants>, coexistence: Coexistence, topology: Arc<Topology>) {
+pub async fn forget_stale(grants: Arc<Grants>, coexistence: Coexistence, topology: Live) {
     let mut view = coexistence.view.clone();
     let mut unheld = Unheld::default();
     let since = tokio::time::Instant::now();
@@ -124,7 +124,7 @@ pub async fn forget_stale(grants: Arc<Grants>, coexistence: Coexistence, topolog
             continue;
         };
         let forgotten = grants.change(|ledger| {
-            let cpus_of = |ids: &[String]| device::cpus(ids, &topology).ok();
+            let cpus_of = |ids: &[String]| device::cpus(ids, &topology.known()).ok();
             let kubelet = Kubelet { view: &view, replays: &replays };
             let stale = unheld.look(since.elapsed(), ledger.allocations(), kubelet, cpus_of);
             ledger.forget(&stale);

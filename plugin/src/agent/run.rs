@@ -22,7 +22,7 @@ use crate::{
         grants::Grants,
         machine::Machine,
         store::StoreError,
-        topology::{Topology, TopologyError},
+        topology::{Topology, TopologyError, live::Live},
     },
     guard::{detector::NotEdge, load::GuardError, support::SupportError},
     policy::{dir::DirError, store::PolicyStore},
@@ -76,7 +76,7 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let _alone = Alone::wait(&state_dir, alone::PATIENCE).await?;
     let topology = Topology::read(Path::new("/sys"))?;
-    topology.can_isolate(&isolated_cpus)?;
+    topology.can_isolate_what_is_online(&isolated_cpus)?;
     let shim_on_node = shim_file::install(&state_dir)?;
     let guard = Arc::new(start::guard(&pin_dir, detector, &topology, &isolated_cpus)?);
     let grants = Arc::new(Grants::open(state_dir.join("ledger.json"), &isolated_cpus)?);
@@ -99,7 +99,7 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
         guard,
         grants,
         quiet,
-        topology: Arc::new(topology),
+        topology: Live::new(topology),
         policies: Arc::new(PolicyStore::open(policy_dir.is_none().then(|| state_dir.join("policies.json")))),
         containers,
         reporter,
@@ -109,7 +109,7 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
         missing: quieting::follow_boot_settings(state_dir.clone(), host_root),
         coexistence: start::coexistence(&kubelet_dir),
     };
-    start::follow_ledger(&parts);
+    start::follow_cores(&parts, &isolated_cpus);
     let pages = Arc::new(Pages { registry, readiness: Arc::clone(&parts.readiness) });
     tokio::spawn(http::serve(http::listen(listen).await?, pages));
     tokio::spawn(reporting);

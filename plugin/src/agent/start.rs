@@ -19,6 +19,7 @@ use super::{
     containers::Containers,
     cpus_file::CpusFiles,
     gate::{Gate, Seen},
+    health::Health,
     http::Readiness,
     node_object::NodeObject,
     quieting,
@@ -36,7 +37,7 @@ use crate::{
         machine::{Machine, Role},
         pod_resources,
         set::CpuSet,
-        topology::Topology,
+        topology::{Topology, live::Live},
     },
     guard::{
         detector::{Allowed, Detector},
@@ -64,7 +65,7 @@ pub(super) struct Parts {
     pub(super) node: String,
     pub(super) guard: Arc<Guard>,
     pub(super) grants: Arc<Grants>,
-    pub(super) topology: Arc<Topology>,
+    pub(super) topology: Live,
     pub(super) policies: Arc<PolicyStore>,
     pub(super) containers: Arc<Containers>,
     pub(super) reporter: Reporter,
@@ -144,7 +145,7 @@ pub(super) fn nri(
     let cpus_files = parts.grants.read(|ledger| CpusFiles::open(state_dir, ledger.grants()));
     let gate = Gate {
         grants: Arc::clone(&parts.grants),
-        topology: Arc::clone(&parts.topology),
+        topology: parts.topology.clone(),
         policies: Arc::clone(&parts.policies),
         guard: Arc::clone(&parts.guard),
         containers: Arc::clone(&parts.containers),
@@ -183,7 +184,7 @@ pub(super) fn coexistence(kubelet_dir: &Path) -> Coexistence {
 pub(super) fn kubelet(parts: &Parts, folder: PathBuf) -> watch::Receiver<bool> {
     let cores = Cores {
         grants: Arc::clone(&parts.grants),
-        topology: Arc::clone(&parts.topology),
+        topology: parts.topology.clone(),
         published: parts.published.subscribe(),
     };
     let (registered, mut states) = watch::channel(false);
@@ -238,6 +239,7 @@ pub(super) fn kubernetes(
         seen: parts.seen.clone(),
         published: parts.published.clone(),
         quiet: parts.quiet.clone(),
+        topology: parts.topology.clone(),
         missing: parts.missing.clone(),
         coexistence: parts.coexistence.clone(),
         registered,
@@ -272,12 +274,28 @@ pub(super) fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
+fn health(parts: &Parts, isolated: CpuSet) {
+    let health = Health {
+        sys: PathBuf::from("/sys"),
+        proc: PathBuf::from("/proc"),
+        isolated,
+        topology: parts.topology.clone(),
+        grants: Arc::clone(&parts.grants),
+        containers: Arc::clone(&parts.containers),
+        reporter: parts.reporter.clone(),
+        published: parts.published.clone(),
+        standing: parts.quiet.standing.clone(),
+    };
+    tokio::spawn(health.keep());
+}
+
 /// What changes with the ledger, and what changes it beside the containers.
-pub(super) fn follow_ledger(parts: &Parts) {
+pub(super) fn follow_cores(parts: &Parts, isolated: &CpuSet) {
+    health(parts, isolated.clone());
     tokio::spawn(quieting::follow(Arc::clone(&parts.grants), parts.quiet.clone()));
     tokio::spawn(quieting::forget_stale(
         Arc::clone(&parts.grants),
         parts.coexistence.clone(),
-        Arc::clone(&parts.topology),
+        parts.topology.clone(),
     ));
 }

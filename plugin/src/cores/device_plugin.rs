@@ -25,7 +25,7 @@ use super::{
     grants::Grants,
     set::{CpuId, CpuSet},
     token::{self, Token},
-    topology::{Core, Topology},
+    topology::{Core, live::Live},
 };
 use crate::nri::adjust::TRIPWIRE;
 
@@ -66,7 +66,7 @@ pub const OPTIONS: DevicePluginOptions =
 #[derive(Debug, Clone)]
 pub struct Cores {
     pub grants: Arc<Grants>,
-    pub topology: Arc<Topology>,
+    pub topology: Live,
     pub published: watch::Receiver<Option<Published>>,
 }
 
@@ -84,28 +84,30 @@ impl Cores {
             health: published.health(core).to_owned(),
             topology: core.node.map(|node| TopologyInfo { nodes: vec![NumaNode { id: i64::from(node) }] }),
         };
-        ListAndWatchResponse { devices: self.topology.cores_in(&published.cpus).map(device).collect() }
+        let topology = self.topology.known();
+        ListAndWatchResponse { devices: topology.cores_in(&published.cpus).map(device).collect() }
     }
 
     fn prefer(
         &self,
         request: &ContainerPreferredAllocationRequest,
     ) -> Result<ContainerPreferredAllocationResponse, Status> {
+        let topology = self.topology.known();
         let ids = |names: &[String]| {
             names
                 .iter()
-                .map(|name| Ok(device::core(name, &self.topology)?.id()))
+                .map(|name| Ok(device::core(name, &topology)?.id()))
                 .collect::<Result<_, DeviceError>>()
         };
         let free = Free {
             cores: ids(&request.available_device_i_ds)?,
             held: self.grants.read(|ledger| members(ledger.held())),
-            topology: &self.topology,
+            topology: &topology,
         };
         let n_cores = usize::try_from(request.allocation_size)
             .map_err(|_| Status::invalid_argument("an allocation of less than nothing"))?;
         let chosen: BTreeSet<CpuId> = free.choose(&ids(&request.must_include_device_i_ds)?, n_cores);
-        let names = chosen.into_iter().filter_map(|id| self.topology.core(id)).map(device::id);
+        let names = chosen.into_iter().filter_map(|id| topology.core(id)).map(device::id);
         Ok(ContainerPreferredAllocationResponse { device_i_ds: names.collect() })
     }
 
@@ -113,7 +115,7 @@ impl Cores {
     /// A disk that does not take it fails no pod: the token serves while this agent lives, and the next one
     /// refuses what it cannot know.
     async fn allocate_one(&self, names: &[String]) -> Result<ContainerAllocateResponse, Status> {
-        let cpus = device::cpus(names, &self.topology)?;
+        let cpus = device::cpus(names, &self.topology.known())?;
         let token =
             Token::random().map_err(|error| Status::internal(format!("make a grant token: {error}")))?;
         let saved = self.grants.allocate(token.clone(), cpus.clone());

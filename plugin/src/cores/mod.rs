@@ -10,6 +10,8 @@ pub mod token;
 pub mod topology;
 pub mod shared;
 pub mod device;
+pub mod occupants;
+pub mod health;
 pub mod allocator;
 pub mod ledger;
 pub mod store;

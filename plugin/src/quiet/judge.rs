@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    catalogue::Quieted,
+    catalogue::{Quieted, cgroup::PARTITION},
     keeper::Pass,
     setting::{Area, Outcome, State},
 };
@@ -70,7 +70,7 @@ pub fn isolation(grant: &Quieted, boot: &Boot, pass: &Pass) -> Isolation {
     if outside(&grant.cpus, boot.isolated.as_ref()).is_none() {
         return Isolation::Boot;
     }
-    let mut partitions = of(grant, pass).filter(|outcome| outcome.setting.name == "cpuset partition");
+    let mut partitions = of(grant, pass).filter(|outcome| is_partition(outcome));
     match partitions.next() {
         Some(Outcome { state: State::Kept { .. }, .. }) => Isolation::Partition,
         _ => Isolation::None,
@@ -100,11 +100,14 @@ pub fn shortcomings(nohz: Nohz, grant: &Quieted, boot: &Boot, pass: &Pass) -> Ve
             "{n} interrupts cannot be moved away: their names are in the DataplaneNode (fixedInterrupts)"
         ));
     }
-    let others = refused(grant, pass).filter(|(outcome, _)| {
-        outcome.setting.area != Area::Interrupt && outcome.setting.name != "cpuset partition"
-    });
+    let others = refused(grant, pass)
+        .filter(|(outcome, _)| outcome.setting.area != Area::Interrupt && !is_partition(outcome));
     words.extend(others.map(|(outcome, why)| format!("{}: {why}", outcome.setting.name)));
     words
+}
+
+pub fn is_partition(outcome: &Outcome) -> bool {
+    outcome.setting.name == PARTITION
 }
 
 fn of<'a>(grant: &'a Quieted, pass: &'a Pass) -> impl Iterator<Item = &'a Outcome> {

@@ -1,10 +1,11 @@
 //! Step 3: the machine's CPUs: packages, NUMA nodes, L3 domains, physical cores and their hardware threads.
 //!
 //! Facts (`read` has them from sysfs, `boot` from the kernel's command line) and questions to them, which are
-//! pure. Read once at start: what changes later is found by comparing a later reading with it (`device::retired`).
+//! pure. `live` has the one that is in force: what changes is found by comparing readings (`device::retired`).
 
 mod read;
 pub mod boot;
+pub mod live;
 #[cfg(test)]
 mod tests;
 
@@ -102,6 +103,12 @@ impl Topology {
         cores.sort_by_key(Core::id);
         let (present, possible) = (online.clone(), online.clone());
         Topology { online, present, possible, isolated: None, nohz_full: None, nodes, cores }
+    }
+
+    /// For an agent that may start beside strict containers: what is offline is no reason not to, and told by name later.
+    pub fn can_isolate_what_is_online(&self, isolated: &CpuSet) -> Result<(), TopologyError> {
+        let there = isolated.intersection(&self.online);
+        self.can_isolate(there.as_ref().unwrap_or(isolated))
     }
 
     /// Whole cores that are online, with something left for everybody else.

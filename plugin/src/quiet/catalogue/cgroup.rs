@@ -14,6 +14,9 @@ use crate::cores::set::{CpuId, CpuSet};
 
 const ROOT: &str = "/sys/fs/cgroup";
 
+/// The setting's name.
+pub const PARTITION: &str = "cpuset partition";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
     V1,
@@ -96,7 +99,7 @@ fn v2(grant: &Quieted, cgroup: &Path, partition: bool) -> Vec<Setting> {
     if partition {
         let file = folder.join("cpuset.cpus.partition");
         let want = Want::Text("isolated".to_owned());
-        settings.push(of(&grant.cpus, "cpuset partition".to_owned(), file, want));
+        settings.push(of(&grant.cpus, PARTITION.to_owned(), file, want));
     }
     settings
 }
