@@ -112,6 +112,7 @@ fn quiet(state: &Path, grants: &Arc<Grants>) -> Quiet {
         host: Host::new(host),
         journal: state.join("settings.json"),
         grants: Arc::clone(grants),
+        online: cpus("0-1"),
         housekeeping: cpus("0"),
         boot: Boot::default(),
     };

@@ -88,7 +88,13 @@ fn demand(cpus: &str) -> Demand {
         governor: None,
     };
     let grants = if cpus.is_empty() { Vec::new() } else { vec![grant(cpus)] };
-    Demand { grants, housekeeping: "0".parse().unwrap(), boot_isolated: None }
+    Demand {
+        grants,
+        online: "0-1".parse().unwrap(),
+        housekeeping: "0".parse().unwrap(),
+        boot_isolated: None,
+        no_partition: None,
+    }
 }
 
 #[test]

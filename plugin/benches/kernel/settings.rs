@@ -73,8 +73,10 @@ fn pass(keeper: &mut Keeper<Host, journal::File>, grants: &[Quieted]) -> Duratio
     let start = Instant::now();
     let demand = Demand {
         grants: grants.to_vec(),
+        online: format!("0-{}", CORES - 1).parse().unwrap(),
         housekeeping: CpuSet::from(CpuId::new(0).unwrap()),
         boot_isolated: None,
+        no_partition: None,
     };
     let settings = catalogue::settings(keeper.kernel(), &demand);
     keeper.keep(&settings).unwrap();

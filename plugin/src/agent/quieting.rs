@@ -63,6 +63,7 @@ pub fn start(
         host: Host::new(host_root.to_owned()),
         journal: state_dir.join("settings.json"),
         grants: Arc::clone(&owners.grants),
+        online: topology.online.clone(),
         housekeeping: topology.online.without(isolated).ok_or(QuietingError::NoHousekeeping)?,
         boot: Boot { nohz_full: topology.nohz_full.clone(), isolated: isolated_by_boot(host_root, topology) },
     };

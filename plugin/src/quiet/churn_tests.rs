@@ -111,8 +111,10 @@ impl Node {
         }
         let demand = Demand {
             grants: grants.iter().map(|wanted| wanted.quieted.clone()).collect(),
+            online: "0-4".parse().unwrap(),
             housekeeping: "0".parse().unwrap(),
             boot_isolated: None,
+            no_partition: None,
         };
         self.keeper.keep(&catalogue::settings(&self.tree, &demand)).unwrap();
         let affinity: CpuSet = self.tree.get("/proc/irq/9/smp_affinity_list").parse().unwrap();
@@ -144,7 +146,13 @@ proptest! {
         }
         prop_assert_eq!(node.ledger.grants().count(), 0);
         // What the kubelet gave away and no container came for is no grant.
-        let empty = Demand { grants: Vec::new(), housekeeping: "0".parse().unwrap(), boot_isolated: None };
+        let empty = Demand {
+            grants: Vec::new(),
+            online: "0-4".parse().unwrap(),
+            housekeeping: "0".parse().unwrap(),
+            boot_isolated: None,
+            no_partition: None,
+        };
         node.keeper.keep(&catalogue::settings(&node.tree, &empty)).unwrap();
         prop_assert_eq!(node.tree.files(), before);
         prop_assert!(node.tree.journal().changes.is_empty());

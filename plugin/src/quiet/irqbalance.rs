@@ -13,13 +13,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
 use crate::cores::{mask, set::CpuSet};
 
 /// `irqbalance` and its process's number: another process is another file.
 pub(super) const FOLDER: &str = "/run/irqbalance";
 
-/// It answers between two looks at the interrupts.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+/// It answers between two looks at the interrupts; a container's start waits for that.
+const ANSWERS_WITHIN: Duration = Duration::from_millis(200);
 
 /// What each was told. It takes it at its next look, up to its interval later, and says the old list until then.
 #[derive(Debug, Default, Clone)]
@@ -67,9 +69,19 @@ fn setup(socket: &Path) -> io::Result<Setup> {
     })
 }
 
+/// connect(2) of one that does not take its connections waits without end: EAGAIN instead.
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let stream = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&stream, &SocketAddrUnix::new(socket)?)?;
+    let stream = UnixStream::from(stream);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
 /// One question for each connection.
 fn ask(socket: &Path, question: &str) -> io::Result<String> {
-    let mut stream = UnixStream::connect(socket)?;
+    let mut stream = connect(socket)?;
     stream.set_read_timeout(Some(ANSWERS_WITHIN))?;
     stream.set_write_timeout(Some(ANSWERS_WITHIN))?;
     stream.write_all(question.as_bytes())?;
@@ -137,6 +149,17 @@ mod tests {
         assert_eq!(balancers.read(&socket).unwrap(), "1");
         let words = ["setup", "setup", "settings cpus 1-3", "setup", "setup", "settings cpus NULL", "setup"];
         assert_eq!(asked.join().unwrap(), words);
+    }
+
+    #[test]
+    fn one_that_hangs_holds_nobody_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("irqbalance7.sock");
+        let _never_accepts = UnixListener::bind(&socket).unwrap();
+        let waiting: Vec<UnixStream> = std::iter::from_fn(|| connect(&socket).ok()).collect();
+        assert!(!waiting.is_empty());
+        let error = Balancers::default().read(&socket).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

@@ -34,6 +34,11 @@ pub enum NotQuietEnough {
          (quietcore node plan --isolate {0}), or choose nohz: Preferred"
     )]
     Ticking(CpuSet),
+    #[error(
+        "the policy has nohz: Required, and whether a CPU quota keeps the tick alive cannot be seen: the agent does not \
+         find the container's cgroup below /sys/fs/cgroup"
+    )]
+    NoQuotaSeen,
     #[error("the policy has nohz: Required, and a CPU quota keeps the tick alive: {0}")]
     Quota(String),
 }
@@ -56,14 +61,26 @@ pub fn refuse_ticking(nohz: Nohz, cpus: &CpuSet, boot: &Boot) -> Result<(), NotQ
 
 /// Known once everything was tried.
 pub fn refuse_quota(nohz: Nohz, grant: &Quieted, pass: &Pass) -> Result<(), NotQuietEnough> {
-    let quota = refused(grant, pass)
-        .find(|(outcome, _)| outcome.setting.area == Area::Cgroup && outcome.setting.name.contains(" cpu."));
-    match quota {
-        Some((outcome, why)) if nohz == Nohz::Required => {
-            Err(NotQuietEnough::Quota(format!("{}: {why}", outcome.setting.name)))
-        }
-        _ => Ok(()),
+    if nohz != Nohz::Required {
+        return Ok(());
     }
+    let quotas = of(grant, pass)
+        .filter(|outcome| outcome.setting.area == Area::Cgroup && outcome.setting.name.contains(" cpu."));
+    let mut n_lifted = 0;
+    for Outcome { setting, state } in quotas {
+        match state {
+            State::Kept { .. } => n_lifted += 1,
+            State::Refused { why, .. } => {
+                return Err(NotQuietEnough::Quota(format!("{}: {why}", setting.name)));
+            }
+            State::Absent => {}
+        }
+    }
+    // The container's own, and its pod's.
+    if n_lifted < 2 {
+        return Err(NotQuietEnough::NoQuotaSeen);
+    }
+    Ok(())
 }
 
 pub fn isolation(grant: &Quieted, boot: &Boot, pass: &Pass) -> Isolation {
@@ -104,6 +121,15 @@ pub fn shortcomings(nohz: Nohz, grant: &Quieted, boot: &Boot, pass: &Pass) -> Ve
         .filter(|(outcome, _)| outcome.setting.area != Area::Interrupt && !is_partition(outcome));
     words.extend(others.map(|(outcome, why)| format!("{}: {why}", outcome.setting.name)));
     words
+}
+
+/// Cores that others are to be kept off by other means.
+pub fn without_partition(pass: &Pass) -> Option<CpuSet> {
+    let refused = pass
+        .outcomes
+        .iter()
+        .filter(|outcome| is_partition(outcome) && matches!(outcome.state, State::Refused { .. }));
+    CpuSet::new(refused.flat_map(|outcome| outcome.setting.cpus.iter()).collect())
 }
 
 pub fn is_partition(outcome: &Outcome) -> bool {
@@ -173,10 +199,19 @@ mod tests {
         Outcome { setting, state: State::Refused { found: found.to_owned(), why: why.to_owned() } }
     }
 
+    fn lifted(whose: &str) -> Outcome {
+        let refused = refused(Area::Cgroup, &format!("{whose} cpu.max"), "2-3", "");
+        let (before, now) = ("50000 100000".to_owned(), "max 100000".to_owned());
+        Outcome { state: State::Kept { before, now }, ..refused }
+    }
+
+    /// Of a container without a quota, unless the outcomes say otherwise.
     #[track_caller]
     fn check(boot: (&str, &str), outcomes: &[Outcome], nohz: Nohz, expect: Expect) {
         let boot = Boot { nohz_full: set(boot.0), isolated: set(boot.1) };
-        let pass = Pass { outcomes: outcomes.to_vec(), ..Pass::default() };
+        let mut outcomes = outcomes.to_vec();
+        outcomes.extend([lifted("pod's"), lifted("container's")]);
+        let pass = Pass { outcomes, ..Pass::default() };
         let words = shortcomings(nohz, &grant(), &boot, &pass).join("\n");
         let refusals = refuse_ticking(nohz, &grant().cpus, &boot).and(refuse_quota(nohz, &grant(), &pass));
         let refused = refusals.map_or_else(|no| format!("\nrefused: {no}"), |()| String::new());
@@ -215,6 +250,13 @@ mod tests {
         let mut queue = refused(Area::Interrupt, "interrupt 26", "2-3", "managed");
         queue.state = State::Refused { found: "3".to_owned(), why: "managed".to_owned() };
         check(("1-7", "1-7"), &[queue], Nohz::Required, expect![""]);
+    }
+
+    #[test]
+    fn a_quota_that_nobody_looked_at_may_be_there() {
+        let pass = Pass { outcomes: vec![lifted("container's")], ..Pass::default() };
+        assert_eq!(refuse_quota(Nohz::Required, &grant(), &pass), Err(NotQuietEnough::NoQuotaSeen));
+        assert_eq!(refuse_quota(Nohz::Preferred, &grant(), &pass), Ok(()));
     }
 
     #[test]

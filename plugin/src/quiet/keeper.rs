@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use super::{
     journal::{Book, Change, Journal},
     kernel::Kernel,
-    setting::{Drift, Outcome, Setting, State, why},
+    setting::{Area, Drift, Outcome, Setting, State, why},
     want::{Want, same},
 };
 
@@ -28,6 +28,13 @@ pub struct Pass {
     pub not_restored: Vec<String>,
 }
 
+/// Is everything known that is wanted? Else nothing is given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    Whole,
+    InPart,
+}
+
 #[derive(Debug)]
 pub struct Keeper<K, B> {
     kernel: K,
@@ -37,6 +44,8 @@ pub struct Keeper<K, B> {
     written: Option<Journal>,
     /// What the kernel did not take, by file: not tried again until something else is wanted there.
     refused: BTreeMap<PathBuf, Refused>,
+    /// In this pass.
+    cgroups_changed: bool,
     /// What was as it should be at the last look.
     met: BTreeMap<PathBuf, Want>,
 }
@@ -71,6 +80,7 @@ impl<K: Kernel, B: Book> Keeper<K, B> {
             written: Some(journal.clone()),
             journal,
             refused: BTreeMap::new(),
+            cgroups_changed: false,
             met: BTreeMap::new(),
         }
     }
@@ -81,6 +91,10 @@ impl<K: Kernel, B: Book> Keeper<K, B> {
 
     /// `Err`: the journal cannot be written, so nothing was changed that it does not know.
     pub fn keep(&mut self, settings: &[Setting]) -> io::Result<Pass> {
+        self.keep_known(settings, Known::Whole)
+    }
+
+    pub fn keep_known(&mut self, settings: &[Setting], known: Known) -> io::Result<Pass> {
         let mut looks: Vec<(&Setting, Look<'_>)> = Vec::with_capacity(settings.len());
         for setting in settings {
             looks.push((setting, self.look(setting)));
@@ -95,7 +109,10 @@ impl<K: Kernel, B: Book> Keeper<K, B> {
             self.journal = undo;
             return Err(error);
         }
-        let mut pass = Pass { not_restored: self.restore_what_is_not_in(settings), ..Pass::default() };
+        let mut pass = Pass::default();
+        if known == Known::Whole {
+            pass.not_restored = self.restore_what_is_not_in(settings);
+        }
         for (setting, look) in looks {
             let state = match look {
                 Look::Is(state) => state,
@@ -112,8 +129,12 @@ impl<K: Kernel, B: Book> Keeper<K, B> {
     fn remember(&mut self, outcomes: &[Outcome]) {
         let kept = outcomes.iter().filter(|outcome| matches!(outcome.state, State::Kept { .. }));
         self.met = kept.map(|kept| (kept.setting.file.clone(), kept.setting.want.clone())).collect();
-        let wanted: BTreeSet<&Path> = outcomes.iter().map(|outcome| outcome.setting.file.as_path()).collect();
-        self.refused.retain(|file, _| wanted.contains(file.as_path()));
+        let wanted: BTreeMap<&Path, Area> =
+            outcomes.iter().map(|outcome| (outcome.setting.file.as_path(), outcome.setting.area)).collect();
+        // One cpuset's refusal may have been another's fault.
+        let again = std::mem::take(&mut self.cgroups_changed);
+        self.refused
+            .retain(|file, _| wanted.get(file.as_path()).is_some_and(|area| !again || *area != Area::Cgroup));
     }
 
     fn save(&mut self) -> io::Result<()> {
@@ -130,8 +151,8 @@ impl<K: Kernel, B: Book> Keeper<K, B> {
         let Setting { file, want, area, .. } = setting;
         let found = match self.kernel.read(file) {
             Ok(found) => found.trim_end().to_owned(),
-            // A transmit queue without XPS.
-            Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {
+            // A transmit queue without XPS, a device without writeback throttling.
+            Err(error) if *area == Area::Node && error.raw_os_error() == Some(Errno::EINVAL as i32) => {
                 return Look::Is(State::Absent);
             }
             Err(error) => {
@@ -159,7 +180,7 @@ impl<K: Kernel, B: Book> Keeper<K, B> {
                 (change.now, change.made) = (found.clone(), true);
             }
             let before = if ours { before } else { found.clone() };
-            return Look::Is(State::Kept { before, now: found });
+            return Look::Is(self.not_in_force(setting).unwrap_or(State::Kept { before, now: found }));
         }
         if let Some(Refused { why, .. }) = self.refused.get(file).filter(|refused| refused.tried == text) {
             let why = why.clone();
@@ -168,6 +189,18 @@ impl<K: Kernel, B: Book> Keeper<K, B> {
         let was_met = self.met.get(file) == Some(want);
         let drift = !ours && (was_met || change.is_some_and(|change| change.made));
         Look::Needs(Plan { setting, found, before, text, drift })
+    }
+
+    /// What was accepted may not be so. An interrupt moves when it comes the next time: not before the second look.
+    fn not_in_force(&self, setting: &Setting) -> Option<State> {
+        let Setting { file, want, effective, area, .. } = setting;
+        if *area == Area::Interrupt && self.met.get(file) != Some(want) {
+            return None;
+        }
+        let now = self.kernel.read(effective.as_ref()?).ok().filter(|now| !want.is_met(now))?;
+        let now = now.trim_end().to_owned();
+        let why = format!("the kernel took it, and {now:?} is in force");
+        Some(State::Refused { found: now, why })
     }
 
     /// What cannot be set is no harm where the kernel itself keeps it off the cores.
@@ -205,6 +238,7 @@ impl<K: Kernel, B: Book> Keeper<K, B> {
                     (change.now, change.made) = (now.clone(), true);
                 }
                 self.refused.remove(&setting.file);
+                self.cgroups_changed |= setting.area == Area::Cgroup;
                 State::Kept { before, now }
             }
             Ok(None) => {
@@ -213,7 +247,7 @@ impl<K: Kernel, B: Book> Keeper<K, B> {
             }
             Err(NotTaken { why, for_good }) => {
                 if !drift {
-                    self.take_back(setting, &before);
+                    self.take_back(setting, &found);
                 }
                 if for_good {
                     let refused = Refused { tried: text.clone(), why: why.clone() };
@@ -251,12 +285,20 @@ impl<K: Kernel, B: Book> Keeper<K, B> {
         Err(NotTaken { why: format!("the kernel took {text:?} and says {now:?}"), for_good: true })
     }
 
-    /// After a refusal: nothing half done stays.
-    fn take_back(&mut self, setting: &Setting, before: &str) {
-        let format = setting.want.format();
-        let Ok(now) = self.kernel.read(&setting.file) else { return };
-        if same(format, &now, before) || self.kernel.write(&setting.file, before).is_ok() {
-            self.journal.changes.remove(&setting.file);
+    /// After a refusal: nothing half done stays. What it was for other grants, it is again.
+    fn take_back(&mut self, setting: &Setting, found: &str) {
+        let (file, format) = (&setting.file, setting.want.format());
+        let Ok(now) = self.kernel.read(file) else { return };
+        if !same(format, &now, found) && self.kernel.write(file, found).is_err() {
+            return;
+        }
+        match self.journal.changes.get_mut(file) {
+            Some(change) if !same(format, &change.before, found) => {
+                (change.now, change.made) = (found.to_owned(), true);
+            }
+            _ => {
+                self.journal.changes.remove(file);
+            }
         }
     }
 

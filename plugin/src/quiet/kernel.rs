@@ -17,6 +17,8 @@ pub trait Kernel {
     fn write(&self, file: &Path, text: &str) -> io::Result<()>;
     /// Names of what is in a folder, sorted.
     fn list(&self, folder: &Path) -> io::Result<Vec<String>>;
+    /// Of these, only folders.
+    fn folders(&self, folder: &Path) -> io::Result<Vec<String>>;
 }
 
 /// The kernel that runs here.
@@ -71,10 +73,19 @@ impl Kernel for Host {
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
-        let entries = fs::read_dir(self.at(folder))?;
-        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
-        let mut names = names.collect::<io::Result<Vec<String>>>()?;
-        names.sort();
-        Ok(names)
+        names(&self.at(folder), |_| true)
     }
+
+    fn folders(&self, folder: &Path) -> io::Result<Vec<String>> {
+        names(&self.at(folder), |entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+    }
+}
+
+fn names(folder: &Path, is_wanted: impl Fn(&fs::DirEntry) -> bool) -> io::Result<Vec<String>> {
+    let entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
+    let wanted = entries.iter().filter(|entry| is_wanted(entry));
+    let mut names: Vec<String> =
+        wanted.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    Ok(names)
 }

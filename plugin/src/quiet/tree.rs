@@ -99,6 +99,20 @@ impl Tree {
         self.0.journal.borrow().clone()
     }
 
+    /// The first of so many names, or more, that lead from `folder` to a file.
+    fn names(&self, folder: &Path, n_names: usize) -> io::Result<Vec<String>> {
+        self.operation(|| {
+            let files = self.0.files.borrow();
+            let below = files.keys().filter_map(|file| file.strip_prefix(folder).ok());
+            let deep = below.clone().filter(|rest| n_names <= rest.components().count());
+            let mut names: Vec<String> = deep
+                .filter_map(|rest| Some(rest.components().next()?.as_os_str().to_string_lossy().into_owned()))
+                .collect();
+            names.dedup();
+            if below.count() == 0 { Err(Errno::ENOENT.into()) } else { Ok(names) }
+        })
+    }
+
     fn operation<T>(&self, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let number = self.0.n_operations.get();
         self.0.n_operations.set(number + 1);
@@ -136,15 +150,11 @@ impl Kernel for Tree {
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
-        self.operation(|| {
-            let files = self.0.files.borrow();
-            let below = files.keys().filter_map(|file| file.strip_prefix(folder).ok());
-            let mut names: Vec<String> = below
-                .filter_map(|rest| Some(rest.components().next()?.as_os_str().to_string_lossy().into_owned()))
-                .collect();
-            names.dedup();
-            if names.is_empty() { Err(Errno::ENOENT.into()) } else { Ok(names) }
-        })
+        self.names(folder, 1)
+    }
+
+    fn folders(&self, folder: &Path) -> io::Result<Vec<String>> {
+        self.names(folder, 2)
     }
 }
 

@@ -14,6 +14,8 @@ use crate::cores::{
 pub enum Format {
     /// cpuset(7), "List format": 0,2-3
     List,
+    /// The same, but none at all stands for all: cpuset.cpus with cgroup v2.
+    ListOrAll,
     /// cpuset(7), "Mask format": 0000000d
     Mask,
 }
@@ -45,9 +47,10 @@ impl Want {
                 read(Format::List, found).is_some_and(|found| cpus.iter().all(|cpu| found.contains(&cpu)))
             }
             // What cannot be read is not known to keep away.
-            Want::Without { cpus, format, .. } => {
-                read(*format, found).is_some_and(|found| !found.iter().any(|cpu| cpus.contains(*cpu)))
-            }
+            Want::Without { cpus, format, .. } => read(*format, found).is_some_and(|found| {
+                let is_all = found.is_empty() && *format == Format::ListOrAll;
+                !is_all && !found.iter().any(|cpu| cpus.contains(*cpu))
+            }),
         }
     }
 
@@ -66,7 +69,7 @@ impl Want {
                 let left: BTreeSet<CpuId> =
                     before.iter().copied().filter(|cpu| !cpus.contains(*cpu)).collect();
                 // An empty mask of a network queue means "nowhere else", and stays.
-                let nothing_left = left.is_empty() && !before.is_empty();
+                let nothing_left = left.is_empty() && (!before.is_empty() || *format == Format::ListOrAll);
                 print(*format, &if nothing_left { instead.iter().collect() } else { left })
             }
         })
@@ -92,15 +95,17 @@ pub fn same(format: Option<Format>, one: &str, other: &str) -> bool {
 fn read(format: Format, text: &str) -> Option<BTreeSet<CpuId>> {
     match format {
         Format::Mask => mask::parse(text).ok(),
-        Format::List if text.trim().is_empty() => Some(BTreeSet::new()),
-        Format::List => Some(text.parse::<CpuSet>().ok()?.iter().collect()),
+        Format::List | Format::ListOrAll if text.trim().is_empty() => Some(BTreeSet::new()),
+        Format::List | Format::ListOrAll => Some(text.parse::<CpuSet>().ok()?.iter().collect()),
     }
 }
 
 fn print(format: Format, cpus: &BTreeSet<CpuId>) -> String {
     match format {
         Format::Mask => mask::print(cpus.iter().copied()),
-        Format::List => CpuSet::new(cpus.clone()).map(|cpus| cpus.to_string()).unwrap_or_default(),
+        Format::List | Format::ListOrAll => {
+            CpuSet::new(cpus.clone()).map(|cpus| cpus.to_string()).unwrap_or_default()
+        }
     }
 }
 
@@ -131,6 +136,8 @@ mod tests {
         check(&without("2-3", Format::Mask), "ff\n", expect![[r#"false Some("f3")"#]]);
         check(&without("2-3", Format::Mask), "00\n", expect![[r#"true Some("0")"#]]);
         check(&without("2-3", Format::List), "\n", expect![[r#"true Some("")"#]]);
+        check(&without("2-3", Format::ListOrAll), "\n", expect![[r#"false Some("0")"#]]);
+        check(&without("2-3", Format::ListOrAll), "1-2\n", expect![[r#"false Some("1")"#]]);
     }
 
     #[test]

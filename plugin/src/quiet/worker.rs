@@ -84,6 +84,7 @@ pub struct Start {
     pub host: Host,
     pub journal: std::path::PathBuf,
     pub grants: Arc<Grants>,
+    pub online: CpuSet,
     pub housekeeping: CpuSet,
     pub boot: Boot,
 }
@@ -103,6 +104,7 @@ impl Start {
         let worker = Worker {
             keeper: Keeper::new(self.host, journal::File(self.journal), journal),
             grants: self.grants,
+            online: self.online,
             housekeeping: self.housekeeping,
             boot: Arc::clone(&boot),
             standing,
@@ -161,6 +163,7 @@ impl Quiet {
 struct Worker {
     keeper: Keeper<Host, journal::File>,
     grants: Arc<Grants>,
+    online: CpuSet,
     housekeeping: CpuSet,
     boot: Arc<Boot>,
     standing: watch::Sender<Standing>,
@@ -213,8 +216,10 @@ impl Worker {
                 .filter(|wanted| !self.released && counts(wanted))
                 .map(|wanted| wanted.quieted)
                 .collect(),
+            online: self.online.clone(),
             housekeeping: self.housekeeping.clone(),
             boot_isolated: self.boot.isolated.clone(),
+            no_partition: judge::without_partition(&self.standing.borrow().pass),
         }
     }
 
@@ -223,9 +228,9 @@ impl Worker {
         if !idle && self.at_rest.is_none() {
             self.at_rest = Some(self.kernels_own());
         }
-        let settings = catalogue::settings(self.keeper.kernel(), demand);
+        let (settings, known) = catalogue::all_settings(self.keeper.kernel(), demand);
         let mut standing = Standing { grants: demand.grants.clone(), ..Standing::default() };
-        match self.keeper.keep(&settings) {
+        match self.keeper.keep_known(&settings, known) {
             Ok(pass) => {
                 for drift in &pass.drift {
                     tracing::warn!(

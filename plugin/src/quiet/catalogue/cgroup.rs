@@ -12,7 +12,7 @@ use std::{
 use super::{Area, Demand, Kernel, Quieted, Setting, Want};
 use crate::cores::set::{CpuId, CpuSet};
 
-const ROOT: &str = "/sys/fs/cgroup";
+pub(super) const ROOT: &str = "/sys/fs/cgroup";
 
 /// The setting's name.
 pub const PARTITION: &str = "cpuset partition";
@@ -43,9 +43,9 @@ pub fn path(runtimes_name: &str) -> PathBuf {
     folders.collect::<PathBuf>().join(format!("{prefix}-{name}.scope"))
 }
 
-/// Does the scheduler leave it alone since the boot?
+/// Does the boot keep the scheduler off any of it? A partition would take that away for good.
 fn is_boot_isolated(demand: &Demand, grant: &Quieted) -> bool {
-    demand.boot_isolated.as_ref().is_some_and(|isolated| grant.cpus.without(isolated).is_none())
+    demand.boot_isolated.as_ref().is_some_and(|isolated| grant.cpus.overlaps(isolated))
 }
 
 /// A cpuset with other CPUs beside the granted ones is no partition of its own.
@@ -95,7 +95,7 @@ fn v2(grant: &Quieted, cgroup: &Path, partition: bool) -> Vec<Setting> {
         let want = Want::Word("max".to_owned());
         settings.push(of(&grant.cpus, format!("{whose} cpu.max"), folder.join("cpu.max"), want));
     }
-    settings.push(cpus(grant, &folder));
+    settings.push(cpus(grant, &folder, "cpuset.cpus.effective"));
     if partition {
         let file = folder.join("cpuset.cpus.partition");
         let want = Want::Text("isolated".to_owned());
@@ -118,16 +118,18 @@ fn v1(grant: &Quieted, cgroup: &Path) -> Vec<Setting> {
             want,
         ));
     }
-    settings.push(cpus(grant, &cpuset));
+    settings.push(cpus(grant, &cpuset, "cpuset.effective_cpus"));
     let file = cpuset.join("cpuset.sched_load_balance");
     let want = Want::Text("0".to_owned());
     settings.push(of(&grant.cpus, "cpuset.sched_load_balance".to_owned(), file, want));
     settings
 }
 
-fn cpus(grant: &Quieted, folder: &Path) -> Setting {
+fn cpus(grant: &Quieted, folder: &Path, effective: &str) -> Setting {
     let all = grant.cpus.iter().chain(grant.shared.iter().flat_map(CpuSet::iter)).collect();
-    of(&grant.cpus, "container's cpuset.cpus".to_owned(), folder.join("cpuset.cpus"), Want::Cpus(all))
+    let file = folder.join("cpuset.cpus");
+    let setting = of(&grant.cpus, "container's cpuset.cpus".to_owned(), file, Want::Cpus(all));
+    Setting { effective: Some(folder.join(effective)), ..setting }
 }
 
 fn of(cpus: &CpuSet, name: String, file: PathBuf, want: Want) -> Setting {

@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Area, Demand, Setting, Want};
+use super::{Area, Demand, Kernel, Setting, Want};
 use crate::cores::set::{CpuId, CpuSet};
 
 /// Linux 6.12 and later give ordinary tasks 50 ms of each second beside a real-time one (kernel/sched/deadline.c,
 /// fair_server): its timer costs a core without a tick two entries a second, with nobody to serve.
 const FAIR_SERVER: &str = "/sys/kernel/debug/sched/fair_server";
 
-pub(super) fn settings(demand: &Demand) -> Vec<Setting> {
+pub(super) fn settings(kernel: &impl Kernel, demand: &Demand) -> Vec<Setting> {
     let mut settings = Vec::new();
     for grant in &demand.grants {
         for cpu in grant.cores.iter() {
@@ -28,10 +28,19 @@ pub(super) fn settings(demand: &Demand) -> Vec<Setting> {
                     sysfs(cpu, "cpufreq/scaling_governor"),
                     governor.clone(),
                 ));
+                settings.extend(limit(kernel, cpu));
             }
         }
     }
     settings
+}
+
+/// A governor rules below it (Documentation/admin-guide/pm/cpufreq.rst).
+fn limit(kernel: &impl Kernel, cpu: CpuId) -> Option<Setting> {
+    let most = kernel.read(&sysfs(cpu, "cpufreq/cpuinfo_max_freq")).ok()?.trim().parse().ok()?;
+    let file = sysfs(cpu, "cpufreq/scaling_max_freq");
+    let setting = of(cpu, "frequency limit", file, String::new());
+    Some(Setting { want: Want::AtLeast(most), ..setting })
 }
 
 fn sysfs(cpu: CpuId, file: &str) -> PathBuf {

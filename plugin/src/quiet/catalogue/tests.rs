@@ -1,7 +1,11 @@
 use expect_test::{Expect, expect};
+use nix::errno::Errno;
 
 use super::*;
-use crate::quiet::{keeper::Keeper, tree::Tree};
+use crate::quiet::{
+    keeper::Keeper,
+    tree::{Fault, Tree},
+};
 
 fn set(list: &str) -> CpuSet {
     list.parse().unwrap()
@@ -19,7 +23,13 @@ fn grant(cpus: &str, cgroup: &str) -> Quieted {
 }
 
 fn demand(grants: &[Quieted]) -> Demand {
-    Demand { grants: grants.to_vec(), housekeeping: set("0"), boot_isolated: None }
+    Demand {
+        grants: grants.to_vec(),
+        online: set("0-3"),
+        housekeeping: set("0"),
+        boot_isolated: None,
+        no_partition: None,
+    }
 }
 
 const POD_A: &str = "/kubepods/burstable/podA/a";
@@ -38,6 +48,7 @@ fn machine() -> Tree {
         ("/sys/class/net/eth0/queues/rx-0/rps_cpus", "0"),
         ("/sys/class/net/eth0/queues/tx-0/xps_cpus", "f"),
         ("/sys/devices/system/machinecheck/machinecheck0/check_interval", "12c"),
+        ("/sys/block/nvme0n1/queue/wbt_lat_usec", "2000"),
         ("/sys/devices/virtual/workqueue/cpumask", "f"),
         ("/sys/devices/virtual/workqueue/writeback/cpumask", "f"),
         ("/sys/fs/cgroup/cgroup.controllers", "cpuset cpu memory"),
@@ -87,6 +98,7 @@ fn a_granted_core_changes_this_and_its_release_gives_all_of_it_back() {
         /proc/irq/default_smp_affinity d
         /proc/sys/kernel/watchdog_cpumask 0,2-3
         /proc/sys/vm/stat_interval 120
+        /sys/block/nvme0n1/queue/wbt_lat_usec 0
         /sys/class/net/eth0/queues/tx-0/xps_cpus d
         /sys/devices/system/cpu/cpu1/cpufreq/scaling_governor performance
         /sys/devices/system/cpu/cpu1/power/pm_qos_resume_latency_us n/a
@@ -121,7 +133,7 @@ fn folders_above_two_grants_have_both() {
 
 #[test]
 fn a_core_that_is_isolated_since_the_boot_gets_no_partition_and_neither_does_one_with_shared_cpus() {
-    let boot = Demand { boot_isolated: Some(set("1-3")), ..demand(&[grant("1", POD_A)]) };
+    let boot = Demand { boot_isolated: Some(set("1")), ..demand(&[grant("1-2", POD_A)]) };
     let shared = demand(&[Quieted { shared: Some(set("0")), ..grant("1", POD_A) }]);
     for demand in [boot, shared] {
         let settings = settings(&machine(), &demand);
@@ -134,6 +146,35 @@ fn a_core_that_is_isolated_since_the_boot_gets_no_partition_and_neither_does_one
 #[test]
 fn without_a_grant_nothing_is_asked_for() {
     assert_eq!(settings(&machine(), &demand(&[])), []);
+}
+
+/// A day of two containers, of which each operation fails once: whoever is there then keeps what it has.
+#[test]
+fn a_failure_takes_nothing_from_a_container_that_runs() {
+    let day =
+        [vec![grant("1", POD_A)], vec![grant("1", POD_A), grant("2-3", POD_B)], vec![grant("1", POD_A)]];
+    let kept =
+        ["/proc/irq/9/smp_affinity_list", "/sys/fs/cgroup/kubepods/burstable/podA/a/cpuset.cpus.partition"];
+    for errno in [Errno::EIO, Errno::EBUSY, Errno::EACCES, Errno::ENOSPC, Errno::EINVAL] {
+        for nth in 0.. {
+            let tree = machine();
+            let mut keeper = Keeper::new(tree.clone(), tree.clone(), tree.journal());
+            keeper.keep(&settings(&tree, &demand(&day[0]))).unwrap();
+            tree.fault(nth, Fault::Fails(errno));
+            for grants in &day[1..] {
+                let (settings, known) = all_settings(&tree, &demand(grants));
+                let _told = keeper.keep_known(&settings, known);
+                let affinity = set(&tree.get(kept[0]));
+                assert!(!affinity.contains(CpuId::new(1).unwrap()), "{errno} at {nth}: {affinity}");
+                assert_eq!(tree.get(kept[1]), "isolated", "{errno} at {nth}");
+            }
+            let reached = nth < tree.n_operations();
+            tree.heal();
+            if !reached {
+                break;
+            }
+        }
+    }
 }
 
 #[test]
