@@ -105,7 +105,10 @@ impl Gate {
         let token = container.annotations.get(token::ANNOTATION);
         let has_cores = token.is_some() || has_tripwire(container);
         let (policy, cores_of) = match resolve(&pod.annotations, &container.name, has_cores)? {
-            Choice::Untouched => return Ok(None),
+            Choice::Untouched => {
+                self.quiet.somebody_comes();
+                return Ok(None);
+            }
             Choice::NodeDefault => (node_default(), CoresOf::Devices),
             Choice::Policy(named) => {
                 let policy = self.policies.find(&pod.namespace, &named.policy)?;
@@ -192,7 +195,11 @@ impl Gate {
 
     fn decide_start(&self, container: &Container) -> Result<(), Box<dyn std::error::Error>> {
         let Some(grant) = self.grants.read(|ledger| ledger.grant(&container.id)) else {
-            return if looks_strict(container) { Err(GateRefusal::NotClaimed.into()) } else { Ok(()) };
+            if looks_strict(container) {
+                return Err(GateRefusal::NotClaimed.into());
+            }
+            self.quiet.somebody_comes();
+            return Ok(());
         };
         let pid = container.pid;
         let process = |why: String| GateRefusal::Process { pid, why };

@@ -190,7 +190,7 @@ impl NodeObject {
             Ok(()) => condition("Ready", "True", ConditionReason::Serving, String::new(), before),
             Err((reason, message)) => condition("Ready", "False", reason, message, before),
         }];
-        conditions.push(match node_quiet::lacking(&standing) {
+        conditions.push(match node_quiet::lacking(self.quiet.boot(), &standing) {
             None => condition("Quiet", "True", ConditionReason::AllKept, String::new(), before),
             Some(words) => condition("Quiet", "False", ConditionReason::NotAllKept, words, before),
         });

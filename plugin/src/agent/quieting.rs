@@ -68,7 +68,7 @@ pub fn start(
         boot: Boot { nohz_full: topology.nohz_full.clone(), isolated: isolated_by_boot(host_root, topology) },
     };
     let (owners, proc) = (owners.clone(), host_root.join("proc"));
-    Ok(start.spawn(Box::new(move |drift| owners.tell(drift, &proc)))?)
+    Ok(start.spawn(Box::new(move |drifts| owners.tell(drifts, &proc)))?)
 }
 
 /// sysfs shows the boot's and, on a kernel whose partitions drive housekeeping (7.0), also ours: the command line is
@@ -138,12 +138,13 @@ pub async fn forget_stale(grants: Arc<Grants>, coexistence: Coexistence, topolog
 }
 
 impl Owners {
-    fn tell(&self, drift: &Drift, proc: &Path) {
-        let (reason, note) = words(drift, &running(proc).unwrap_or_default());
+    fn tell(&self, drifts: &[Drift], proc: &Path) {
+        let running = running(proc).unwrap_or_default();
         for (_, info) in self.containers.running() {
-            let grant = self.grants.read(|ledger| ledger.grant(&info.container_id));
-            if grant.is_some_and(|grant| grant.cpus.overlaps(&drift.setting.cpus)) {
-                self.reporter.event(Subject::Container(info), reason, note.clone());
+            let Some(grant) = self.grants.read(|ledger| ledger.grant(&info.container_id)) else { continue };
+            let concerns = drifts.iter().filter(|drift| drift.setting.cpus.overlaps(&grant.cores));
+            for (reason, note) in notes(&concerns.collect::<Vec<_>>(), &running) {
+                self.reporter.event(Subject::Container(Arc::clone(&info)), reason, note);
             }
         }
     }
@@ -156,6 +157,32 @@ pub fn tell_shortcomings(reporter: &Reporter, info: Arc<ContainerInfo>, lacking:
     }
     let note = format!("the cores of container {} lack: {}", info.container, lacking.join("; "));
     reporter.event(Subject::Container(info), Reason::NotAsQuiet, note);
+}
+
+/// Interrupts that were moved together are one note: a daemon that balances them moves hundreds.
+fn notes(drifts: &[&Drift], running: &[String]) -> Vec<(Reason, String)> {
+    const NAMED: usize = 4;
+    let repaired = |drift: &Drift| drift.setting.area == Area::Interrupt && drift.refused.is_none();
+    let (moved, others): (Vec<&Drift>, Vec<&Drift>) = drifts.iter().partition(|drift| repaired(drift));
+    let mut notes: Vec<_> = others.into_iter().map(|drift| words(drift, running)).collect();
+    match moved[..] {
+        [] => {}
+        [drift] => notes.push(words(drift, running)),
+        [first, ..] => {
+            let names: Vec<&str> =
+                moved.iter().take(NAMED).map(|drift| drift.setting.name.as_str()).collect();
+            let more = match moved.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let (names, cpus) = (names.join(", "), &first.setting.cpus);
+            let who = suspects(Area::Interrupt, running);
+            let who = if who.is_empty() { String::new() } else { format!("; {who}") };
+            let note = format!("somebody moved {names}{more} to CPU {cpus}: they are away again{who}");
+            notes.push((Reason::DriftRepaired, note));
+        }
+    }
+    notes
 }
 
 fn words(drift: &Drift, running: &[String]) -> (Reason, String) {
@@ -174,7 +201,11 @@ fn words(drift: &Drift, running: &[String]) -> (Reason, String) {
 
 /// No kernel tells who wrote one of its files, but few programs write these.
 const KNOWN: [(Area, &str, &str); 6] = [
-    (Area::Interrupt, "irqbalance", "set IRQBALANCE_BANNED_CPULIST to the isolated CPUs for irqbalance"),
+    (
+        Area::Interrupt,
+        "irqbalance",
+        "where it has no socket in /run/irqbalance to be told otherwise, set IRQBALANCE_BANNED_CPULIST to the isolated CPUs",
+    ),
     (
         Area::Interrupt,
         "tuned",
@@ -208,22 +239,40 @@ mod tests {
     use super::*;
     use crate::quiet::{setting::Setting, want::Want};
 
-    #[track_caller]
-    fn check(area: Area, refused: Option<&str>, running: &[&str], expect: Expect) {
+    fn drift(area: Area, name: &str, refused: Option<&str>) -> Drift {
         let setting = Setting {
             area,
-            name: "interrupt 24".to_owned(),
+            name: name.to_owned(),
             file: "f".into(),
             want: Want::Text(String::new()),
             effective: None,
             cpus: "2-3".parse().unwrap(),
         };
-        let drift = Drift {
+        Drift {
             setting,
             found: "0-3".to_owned(),
             wanted: "0-1".to_owned(),
             refused: refused.map(str::to_owned),
-        };
+        }
+    }
+
+    #[test]
+    fn a_hundred_interrupts_that_were_moved_are_one_note() {
+        let moved: Vec<Drift> =
+            (0..100).map(|number| drift(Area::Interrupt, &format!("interrupt {number}"), None)).collect();
+        let stays = drift(Area::Interrupt, "interrupt 200", Some("input/output error"));
+        let drifts: Vec<&Drift> = moved.iter().chain([&stays]).collect();
+        let told =
+            notes(&drifts, &[]).into_iter().map(|(reason, note)| format!("{}: {note}\n", reason.text()));
+        expect![[r#"
+            DriftRefused: somebody changed interrupt 200 to "0-3", which enters CPU 2-3, and it cannot be "0-1" again: input/output error
+            DriftRepaired: somebody moved interrupt 0, interrupt 1, interrupt 2, interrupt 3 and 96 more to CPU 2-3: they are away again
+        "#]].assert_eq(&told.collect::<String>());
+    }
+
+    #[track_caller]
+    fn check(area: Area, refused: Option<&str>, running: &[&str], expect: Expect) {
+        let drift = drift(area, "interrupt 24", refused);
         let running: Vec<String> = running.iter().map(|&comm| comm.to_owned()).collect();
         let (reason, note) = words(&drift, &running);
         expect.assert_eq(&format!("{}: {note}", reason.text()));
@@ -236,7 +285,7 @@ mod tests {
             None,
             &["systemd", "irqbalance"],
             expect![[
-                r#"DriftRepaired: somebody changed interrupt 24 to "0-3", which enters CPU 2-3: it is "0-1" again; irqbalance runs here and does that: set IRQBALANCE_BANNED_CPULIST to the isolated CPUs for irqbalance"#
+                r#"DriftRepaired: somebody changed interrupt 24 to "0-3", which enters CPU 2-3: it is "0-1" again; irqbalance runs here and does that: where it has no socket in /run/irqbalance to be told otherwise, set IRQBALANCE_BANNED_CPULIST to the isolated CPUs"#
             ]],
         );
         check(

@@ -45,6 +45,9 @@ pub struct Journal {
     /// /proc/sys/kernel/random/boot_id of the kernel that was told.
     pub boot_id: String,
     pub changes: BTreeMap<PathBuf, Change>,
+    /// What the kernel makes of grants by itself, before the first of this boot.
+    #[serde(default)]
+    pub at_rest: Option<BTreeMap<PathBuf, String>>,
 }
 
 /// Where the journal is kept. A trait, so that a test can let its disk fail.
@@ -76,7 +79,7 @@ struct Version {
 
 /// The journal of this boot, and what became of one that could not be understood.
 pub fn read(path: &Path, boot_id: &str) -> Result<(Journal, Option<String>), JournalError> {
-    let fresh = || Journal { boot_id: boot_id.to_owned(), changes: BTreeMap::new() };
+    let fresh = || Journal { boot_id: boot_id.to_owned(), ..Journal::default() };
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((fresh(), None)),
@@ -121,7 +124,8 @@ mod tests {
             made: true,
         };
         let changes = BTreeMap::from([(PathBuf::from("/proc/sys/vm/stat_interval"), change)]);
-        Journal { boot_id: "this".to_owned(), changes }
+        let isolated = (PathBuf::from("/sys/fs/cgroup/cpuset.cpus.isolated"), String::new());
+        Journal { boot_id: "this".to_owned(), changes, at_rest: Some(BTreeMap::from([isolated])) }
     }
 
     fn written() -> (tempfile::TempDir, PathBuf) {

@@ -85,6 +85,16 @@ impl<K: Kernel, B: Book> Keeper<K, B> {
         }
     }
 
+    /// What the kernel itself said while nothing was granted, if anything was since.
+    pub fn at_rest(&self) -> Option<&BTreeMap<PathBuf, String>> {
+        self.journal.at_rest.as_ref()
+    }
+
+    /// Written down with the next change.
+    pub fn set_at_rest(&mut self, said: BTreeMap<PathBuf, String>) {
+        self.journal.at_rest = Some(said);
+    }
+
     pub fn kernel(&self) -> &K {
         &self.kernel
     }
@@ -134,7 +144,7 @@ impl<K: Kernel, B: Book> Keeper<K, B> {
         // One cpuset's refusal may have been another's fault.
         let again = std::mem::take(&mut self.cgroups_changed);
         self.refused
-            .retain(|file, _| wanted.get(file.as_path()).is_some_and(|area| !again || *area != Area::Cgroup));
+            .retain(|file, _| wanted.get(file.as_path()).is_some_and(|area| !again || !area.is_cgroup()));
     }
 
     fn save(&mut self) -> io::Result<()> {
@@ -238,7 +248,7 @@ impl<K: Kernel, B: Book> Keeper<K, B> {
                     (change.now, change.made) = (now.clone(), true);
                 }
                 self.refused.remove(&setting.file);
-                self.cgroups_changed |= setting.area == Area::Cgroup;
+                self.cgroups_changed |= setting.area.is_cgroup();
                 State::Kept { before, now }
             }
             Ok(None) => {

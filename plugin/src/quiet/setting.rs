@@ -19,6 +19,14 @@ pub enum Area {
     Core,
     /// A container's cgroup, or one above it.
     Cgroup,
+    /// A cgroup of somebody else.
+    OthersCgroup,
+}
+
+impl Area {
+    pub fn is_cgroup(self) -> bool {
+        matches!(self, Area::Cgroup | Area::OthersCgroup)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    path::{Path, PathBuf},
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
@@ -18,7 +19,7 @@ use super::{
     judge::{self, Boot, NotQuietEnough},
     keeper::{Keeper, Pass},
     kernel::{Host, Kernel as _},
-    setting::{Drift, Outcome, State},
+    setting::{Area, Drift, Outcome, State},
 };
 use crate::{
     cores::{grants::Grants, ledger::Wanted, set::CpuSet},
@@ -82,15 +83,15 @@ pub struct Quiet {
 #[derive(Debug)]
 pub struct Start {
     pub host: Host,
-    pub journal: std::path::PathBuf,
+    pub journal: PathBuf,
     pub grants: Arc<Grants>,
     pub online: CpuSet,
     pub housekeeping: CpuSet,
     pub boot: Boot,
 }
 
-/// Told of each drift, on the worker's thread.
-pub type OnDrift = Box<dyn Fn(&Drift) + Send>;
+/// Told of what one look found changed, on the worker's thread.
+pub type OnDrift = Box<dyn Fn(&[Drift]) + Send>;
 
 impl Start {
     /// Returns at once; the first pass gives back what an earlier agent left behind.
@@ -113,7 +114,6 @@ impl Start {
             damage,
             complained: BTreeSet::new(),
             waiting: BTreeMap::new(),
-            at_rest: None,
         };
         std::thread::Builder::new()
             .name("quiet".to_owned())
@@ -134,6 +134,14 @@ pub enum StartError {
 }
 
 impl Quiet {
+    /// A container of somebody else comes: where cpusets keep others off a core, its own is to be set before it runs.
+    pub fn somebody_comes(&self) {
+        let concerned = |outcome: &Outcome| outcome.setting.area == Area::OthersCgroup;
+        if self.standing.borrow().pass.outcomes.iter().any(concerned) {
+            self.look();
+        }
+    }
+
     /// The ledger has changed, or may have.
     pub fn look(&self) {
         let _the_worker_outlives_the_agents_other_parts = self.messages.send(Message::Look);
@@ -175,8 +183,6 @@ struct Worker {
     complained: BTreeSet<String>,
     /// Allocations without a container, by number: since when.
     waiting: BTreeMap<u64, Instant>,
-    /// What the kernel itself says of isolation while nothing is granted.
-    at_rest: Option<Vec<(&'static str, String)>>,
 }
 
 impl Worker {
@@ -225,8 +231,9 @@ impl Worker {
 
     fn pass(&mut self, demand: &Demand) {
         let idle = demand.grants.is_empty();
-        if !idle && self.at_rest.is_none() {
-            self.at_rest = Some(self.kernels_own());
+        if !idle && self.keeper.at_rest().is_none() {
+            let now = self.kernels_own();
+            self.keeper.set_at_rest(now);
         }
         let (settings, known) = catalogue::all_settings(self.keeper.kernel(), demand);
         let mut standing = Standing { grants: demand.grants.clone(), ..Standing::default() };
@@ -241,7 +248,9 @@ impl Worker {
                         refused = drift.refused,
                         "somebody else changed it"
                     );
-                    (self.on_drift)(drift);
+                }
+                if !pass.drift.is_empty() {
+                    (self.on_drift)(&pass.drift);
                 }
                 standing.fixed_interrupts = catalogue::fixed_interrupts(self.keeper.kernel(), &pass);
                 self.log_refusals(&pass);
@@ -253,12 +262,13 @@ impl Worker {
             }
         }
         standing.kept_by_kernel.extend(self.damage.clone());
-        if idle && let Some(at_rest) = &self.at_rest {
+        if idle && let Some(at_rest) = self.keeper.at_rest() {
             let now = self.kernels_own();
-            let changed = at_rest.iter().zip(now).filter(|((_, before), (_, now))| before != now);
-            standing.kept_by_kernel.extend(
-                changed.map(|((file, before), (_, now))| format!("{file}: {before:?} before, {now:?} now")),
-            );
+            let changed = at_rest.iter().filter_map(|(file, before)| Some((file, before, now.get(file)?)));
+            let changed = changed.filter(|(_, before, now)| before != now);
+            standing.kept_by_kernel.extend(changed.map(|(file, before, now)| {
+                format!("{}: {before:?} before, {now:?} now: a reboot gives it back", file.display())
+            }));
         }
         self.standing.send_if_modified(|known| {
             let news = *known != standing;
@@ -284,15 +294,15 @@ impl Worker {
     }
 
     /// What no file of ours sets, and partitions change.
-    fn kernels_own(&self) -> Vec<(&'static str, String)> {
+    fn kernels_own(&self) -> BTreeMap<PathBuf, String> {
         let files = [
             "/sys/fs/cgroup/cpuset.cpus.isolated",
             "/sys/devices/virtual/workqueue/cpumask_isolated",
             "/sys/devices/virtual/workqueue/cpumask_requested",
         ];
         let kernel = self.keeper.kernel();
-        let said = |file: &'static str| kernel.read(file.as_ref()).map(|text| (file, text.trim().to_owned()));
-        files.into_iter().filter_map(|file| said(file).ok()).collect()
+        let said = |file: &Path| kernel.read(file).map(|text| (file.to_owned(), text.trim().to_owned()));
+        files.into_iter().filter_map(|file| said(file.as_ref()).ok()).collect()
     }
 
     fn answer(&self, message: Message) {

@@ -41,7 +41,7 @@ pub(super) fn settings(kernel: &impl Kernel, demand: &Demand) -> Vec<Setting> {
             },
         };
         Setting {
-            area: Area::Cgroup,
+            area: Area::OthersCgroup,
             name: format!("cpuset.cpus of {name}"),
             file: folder.join("cpuset.cpus"),
             want,
