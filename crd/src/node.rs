@@ -69,7 +69,7 @@ pub struct DataplaneNodeStatus {
     pub strict_containers: Vec<String>,
     /// Each CPU that strict pods may get, and who has it.
     #[serde(default)]
-    #[schemars(length(max = 1024), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["cpu"]))]
+    #[schemars(length(max = 8192), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["cpu"]))]
     pub cores: Vec<Core>,
     /// What was changed on the node so that the cores are left alone, and what it could not be; without what is kept
     /// for each core alike, such as interrupts.

@@ -11,17 +11,52 @@ use serde::Serialize;
 
 /// Durable when it returns: the content and its name are synced.
 pub fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    write_by(&Os, path, &text)
+}
+
+/// Each can fail, or be the last thing that was done.
+trait Steps {
+    fn make_folder(&self, folder: &Path) -> io::Result<()> {
+        fs::create_dir_all(folder)
+    }
+
+    /// For root alone: the ledger has tokens in it.
+    fn create(&self, file: &Path) -> io::Result<fs::File> {
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(file)
+    }
+
+    fn write(&self, file: &mut fs::File, text: &[u8]) -> io::Result<()> {
+        file.write_all(text)
+    }
+
+    fn sync(&self, file: &fs::File) -> io::Result<()> {
+        file.sync_all()
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        fs::File::open(folder)?.sync_all()
+    }
+}
+
+struct Os;
+
+impl Steps for Os {}
+
+fn write_by(steps: &impl Steps, path: &Path, text: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
+    steps.make_folder(folder)?;
     let unfinished = path.with_extension("unfinished");
-    // The ledger has tokens in it: for root alone.
-    let mut options = fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-    serde_json::to_writer_pretty(&mut file, value)?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
-    fs::rename(&unfinished, path)?;
-    fs::File::open(folder)?.sync_all()
+    let mut file = steps.create(&unfinished)?;
+    steps.write(&mut file, text)?;
+    steps.sync(&file)?;
+    steps.rename(&unfinished, path)?;
+    steps.sync_folder(folder)
 }
 
 /// Puts a file out of the way under a name of its own, so that a second damage does not bury the first.
@@ -36,4 +71,74 @@ pub fn keep_aside(path: &Path) -> io::Result<PathBuf> {
         }
     }
     Err(io::ErrorKind::AlreadyExists.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use nix::errno::Errno;
+
+    use super::*;
+
+    /// The step of this number fails; a write fails in the middle of it.
+    struct Faulty {
+        errno: Errno,
+        fails: usize,
+        n_steps: Cell<usize>,
+    }
+
+    impl Faulty {
+        fn step<T>(&self, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+            let number = self.n_steps.get();
+            self.n_steps.set(number + 1);
+            if number == self.fails { Err(self.errno.into()) } else { act() }
+        }
+    }
+
+    impl Steps for Faulty {
+        fn make_folder(&self, folder: &Path) -> io::Result<()> {
+            self.step(|| Os.make_folder(folder))
+        }
+
+        fn create(&self, file: &Path) -> io::Result<fs::File> {
+            self.step(|| Os.create(file))
+        }
+
+        fn write(&self, file: &mut fs::File, text: &[u8]) -> io::Result<()> {
+            Os.write(file, &text[..text.len() / 2])?;
+            self.step(|| Os.write(file, &text[text.len() / 2..]))
+        }
+
+        fn sync(&self, file: &fs::File) -> io::Result<()> {
+            self.step(|| Os.sync(file))
+        }
+
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            self.step(|| Os.rename(from, to))
+        }
+
+        fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+            self.step(|| Os.sync_folder(folder))
+        }
+    }
+
+    #[test]
+    fn whichever_step_fails_the_file_is_the_old_or_the_new_and_the_next_write_is_good() {
+        for errno in [Errno::EIO, Errno::EBUSY, Errno::EACCES, Errno::ENOSPC, Errno::EINVAL] {
+            for fails in 0..6 {
+                let folder = tempfile::tempdir().unwrap();
+                let path = folder.path().join("ledger.json");
+                write_by(&Os, &path, b"old").unwrap();
+                let faulty = Faulty { errno, fails, n_steps: Cell::default() };
+                let error = write_by(&faulty, &path, b"new").unwrap_err();
+                assert_eq!(error.raw_os_error(), Some(errno as i32));
+                // Only a name that is there and not yet synced is told as a failure.
+                let expected: &[u8] = if fails == 5 { b"new" } else { b"old" };
+                assert_eq!(fs::read(&path).unwrap(), expected, "{errno} at step {fails}");
+                write_by(&Os, &path, b"newer").unwrap();
+                assert_eq!(fs::read(&path).unwrap(), b"newer");
+            }
+        }
+    }
 }

@@ -2,20 +2,18 @@
 //! container. Decides from memory; the only IO is /proc/PID/status, a small file that is not synced, and the guard's
 //! own memory and maps.
 
-use std::{collections::HashSet, fs, path::PathBuf, sync::Arc};
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
-use quietcore_proto::nri::{
-    Container, ContainerAdjustment, ContainerState, ContainerUpdate, LinuxResources, PodSandbox,
-};
+use quietcore_proto::nri::{Container, ContainerAdjustment, ContainerUpdate, LinuxResources, PodSandbox};
 
-use super::{containers::Containers, cpus_file::CpusFiles, quieting::tell_shortcomings};
+use super::{containers::Containers, cpus_file::CpusFiles, ends::Ends, quieting::tell_shortcomings};
 use crate::{
     arm::plan::{SHIM_PATH, shim_plan},
     coexist::watch::Coexistence,
     cores::{
         device,
         grants::Grants,
-        ledger::{Grant, Holder, LedgerRefusal, Place, Stranger},
+        ledger::{Grant, Holder, LedgerRefusal, Place},
         set::CpuSet,
         shared,
         token::{self, Token},
@@ -46,6 +44,9 @@ pub struct Seen {
     /// The node was given back: nothing strict starts here any more.
     pub released: bool,
 }
+
+/// Of the time that the runtime gives for a start.
+const SAVED_WITHIN: Duration = Duration::from_millis(500);
 
 #[expect(missing_debug_implementations, reason = "the reporter has none")]
 pub struct Gate {
@@ -102,8 +103,7 @@ impl Gate {
         pod: &PodSandbox,
         container: &Container,
     ) -> Result<Option<ContainerAdjustment>, Box<dyn std::error::Error>> {
-        let token = container.annotations.get(token::ANNOTATION);
-        let has_cores = token.is_some() || has_tripwire(container);
+        let has_cores = container.annotations.contains_key(token::ANNOTATION) || has_tripwire(container);
         let (policy, cores_of) = match resolve(&pod.annotations, &container.name, has_cores)? {
             Choice::Untouched => {
                 self.quiet.somebody_comes();
@@ -123,15 +123,7 @@ impl Gate {
         };
         self.check_runtime()?;
         let topology = self.topology.known();
-        let (token, cores) = if by_runtime {
-            let isolated = self.grants.read(|ledger| ledger.isolated().clone());
-            let siblings = |cpu| topology.siblings_of(cpu);
-            (None, self.coexistence.runtime_cpus(pod, container, &isolated, siblings)?)
-        } else {
-            let token = Token::of(token.ok_or(GateRefusal::NoToken)?);
-            let cores = self.grants.read(|ledger| ledger.cpus_of(&token))?;
-            (Some(token), cores)
-        };
+        let (token, cores) = self.allotted(pod, container, by_runtime)?;
         let cpus = device::cpus_for(policy.cores.one_thread, &topology, &cores);
         let online = self.topology.online();
         if let Some(missing) = cores.without(&online) {
@@ -177,10 +169,34 @@ impl Gate {
             Ok::<_, LedgerRefusal>(claimed)
         })?;
         if let Some(replaced) = claimed.replaced {
-            self.forget(&replaced);
+            self.ends().forget(&replaced);
+        }
+        // A release that saw no claim just before took the guard away.
+        if self.seen.borrow().released {
+            self.ends().end(&container.id);
+            return Err(GateRefusal::Released.into());
         }
         self.coexistence.peers().asked(&container.id, &holder, cpus_of(container), &all);
         Ok(Some(adjustment))
+    }
+
+    /// Whole cores, and the kubelet's token for them unless another allocator chose.
+    fn allotted(
+        &self,
+        pod: &PodSandbox,
+        container: &Container,
+        by_runtime: bool,
+    ) -> Result<(Option<Token>, CpuSet), Box<dyn std::error::Error>> {
+        if by_runtime {
+            let topology = self.topology.known();
+            let isolated = self.grants.read(|ledger| ledger.isolated().clone());
+            let siblings = |cpu| topology.siblings_of(cpu);
+            return Ok((None, self.coexistence.runtime_cpus(pod, container, &isolated, siblings)?));
+        }
+        let token = container.annotations.get(token::ANNOTATION);
+        let token = Token::of(token.ok_or(GateRefusal::NoToken)?);
+        let cores = self.grants.read(|ledger| ledger.cpus_of(&token))?;
+        Ok((Some(token), cores))
     }
 
     fn check_runtime(&self) -> Result<(), GateRefusal> {
@@ -201,6 +217,9 @@ impl Gate {
             self.quiet.somebody_comes();
             return Ok(());
         };
+        if self.seen.borrow().released {
+            return Err(GateRefusal::Released.into());
+        }
         let pid = container.pid;
         let process = |why: String| GateRefusal::Process { pid, why };
         let status =
@@ -211,6 +230,7 @@ impl Gate {
         verify(container, &claim.plan, &given, &claim.policy, self.guard.provider, &facts)?;
         let pid = i32::try_from(pid).map_err(|error| process(error.to_string()))?;
         let lacking = self.quiet.ready(&container.id, claim.policy.cores.nohz)?;
+        self.grants.wait_saved(SAVED_WITHIN)?;
         let info = self.watch(&grant, &claim.policy, pid)?;
         tell_shortcomings(&self.reporter, info, &lacking);
         self.grants.change(|ledger| ledger.started(&container.id, pid));
@@ -249,16 +269,12 @@ impl Gate {
 
     fn end(&self, container: &Container) {
         self.coexistence.peers().ended(&container.id);
-        if let Some(grant) = self.grants.change(|ledger| ledger.release(&container.id)) {
-            tracing::info!(step = 3, pod = grant.holder.pod, cpus = %grant.cpus, "cores are free again");
-            self.forget(&grant);
-        }
+        self.ends().end(&container.id);
     }
 
-    fn forget(&self, grant: &Grant) {
-        let slot = grant.claim.slot;
-        self.containers.gone((slot, self.guard.slots.generation(slot)));
-        self.guard.slots.close(slot);
+    pub(super) fn ends(&self) -> Ends {
+        let (grants, containers) = (Arc::clone(&self.grants), Arc::clone(&self.containers));
+        Ends { grants, containers, guard: Arc::clone(&self.guard) }
     }
 
     /// What the ledger says runs here, for the time until the runtime tells.
@@ -270,26 +286,6 @@ impl Gate {
             }
         }
     }
-
-    fn report_unprotected(&self, container: &Container, pods: &[PodSandbox]) {
-        let pod = pods.iter().find(|pod| pod.id == container.pod_sandbox_id);
-        let (namespace, name, uid) = pod.map_or_else(Default::default, |pod| {
-            (pod.namespace.as_str(), pod.name.as_str(), pod.uid.as_str())
-        });
-        let info = ContainerInfo {
-            namespace: namespace.into(),
-            pod: name.into(),
-            pod_uid: uid.into(),
-            container: container.name.as_str().into(),
-            container_id: container.id.as_str().into(),
-            policy: None,
-        };
-        let note =
-            "this container holds quietcore cores and is not watched: it started while the node's guard was \
-                    away; delete the pod so that it is made anew"
-                .to_owned();
-        self.reporter.event(Subject::Container(Arc::new(info)), Reason::Unprotected, note);
-    }
 }
 
 impl Handler for Gate {
@@ -299,33 +295,7 @@ impl Handler for Gate {
     }
 
     fn synchronize(&mut self, pods: Vec<PodSandbox>, containers: Vec<Container>) {
-        let is_live = |container: &&Container| container.state != ContainerState::ContainerStopped as i32;
-        let live = || containers.iter().filter(is_live);
-        let with_pod = |container: &'_ Container| pods.iter().find(|pod| pod.id == container.pod_sandbox_id);
-        self.coexistence
-            .peers()
-            .synchronized(live().filter_map(|container| Some((with_pod(container)?, container))));
-        let strict = live().filter(|container| looks_strict(container));
-        let strict = strict.filter_map(|container| stranger(container, &pods)).collect();
-        let ids: Vec<String> = live().map(|container| container.id.clone()).collect();
-        for gone in self.grants.change(|ledger| ledger.reconcile(&ids, strict)) {
-            tracing::info!(step = 3, pod = gone.holder.pod, cpus = %gone.cpus, "ended while the agent was away");
-            self.forget(&gone);
-        }
-        let claimed: HashSet<_> =
-            self.grants.read(|ledger| ledger.grants().map(|grant| grant.claim.slot).collect());
-        let stale: Vec<_> = self.guard.slots.live().filter(|slot| !claimed.contains(slot)).collect();
-        stale.into_iter().for_each(|slot| self.guard.slots.close(slot));
-        for container in live().filter(|container| looks_strict(container)) {
-            let grant = self.grants.read(|ledger| ledger.grant(&container.id));
-            // Created, and not started yet: the gate is still before it.
-            let waiting = grant.as_ref().is_some_and(|grant| grant.claim.pid.is_none());
-            let watched = grant.is_some_and(|grant| self.guard.slots.is_live(grant.claim.slot));
-            if !watched && !waiting {
-                tracing::error!(step = 4, container = container.name, "strict container without a guard");
-                self.report_unprotected(container, &pods);
-            }
-        }
+        self.synchronized(&pods, &containers);
     }
 
     fn create(
@@ -374,21 +344,8 @@ impl Handler for Gate {
     }
 }
 
-/// How the ledger knows it, if it is none of its own.
-fn stranger(container: &Container, pods: &[PodSandbox]) -> Option<Stranger> {
-    let cpus = container.linux.as_ref()?.resources.as_ref()?.cpu.as_ref()?.cpus.parse().ok()?;
-    let pod = pods.iter().find(|pod| pod.id == container.pod_sandbox_id)?;
-    let holder = Holder {
-        namespace: pod.namespace.clone(),
-        pod: pod.name.clone(),
-        pod_uid: pod.uid.clone(),
-        container: container.name.clone(),
-    };
-    Some(Stranger { container_id: container.id.clone(), holder, cpus })
-}
-
 /// Where its cgroup will be; empty where the runtime does not tell.
-fn cgroups_path(container: &Container) -> &str {
+pub(super) fn cgroups_path(container: &Container) -> &str {
     container.linux.as_ref().map(|linux| linux.cgroups_path.as_str()).unwrap_or_default()
 }
 

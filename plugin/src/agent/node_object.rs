@@ -136,7 +136,7 @@ impl NodeObject {
     /// The gate refuses first, so that nothing strict starts between the look and the unpinning.
     fn try_release(&self) -> Result<(), GuardError> {
         self.seen.send_modify(|seen| seen.released = true);
-        if self.grants.read(|ledger| ledger.grants().next().is_some()) {
+        if self.grants.read(|ledger| ledger.held().next().is_some()) {
             self.seen.send_modify(|seen| seen.released = false);
             return Ok(());
         }

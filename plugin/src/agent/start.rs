@@ -18,6 +18,7 @@ use super::{
     changes::TellOwners,
     containers::Containers,
     cpus_file::CpusFiles,
+    ends::Ends,
     gate::{Gate, Seen},
     health::Health,
     http::Readiness,
@@ -292,6 +293,8 @@ fn health(parts: &Parts, isolated: CpuSet) {
 /// What changes with the ledger, and what changes it beside the containers.
 pub(super) fn follow_cores(parts: &Parts, isolated: &CpuSet) {
     health(parts, isolated.clone());
+    let (grants, containers) = (Arc::clone(&parts.grants), Arc::clone(&parts.containers));
+    tokio::spawn(Ends { grants, containers, guard: Arc::clone(&parts.guard) }.follow());
     tokio::spawn(quieting::follow(Arc::clone(&parts.grants), parts.quiet.clone()));
     tokio::spawn(quieting::forget_stale(
         Arc::clone(&parts.grants),

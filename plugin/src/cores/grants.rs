@@ -4,7 +4,8 @@
 //! Allocate waits, because the kubelet will replay its answer after a crash of ours.
 
 use std::{
-    path::{Path, PathBuf},
+    io,
+    path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError, mpsc},
     time::Duration,
 };
@@ -23,7 +24,9 @@ const WRITE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The allocation stands in memory and serves, but a restart of the agent might not know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the node's ledger of cores cannot be written: see the agent's log")]
+#[error(
+    "the node's ledger of cores cannot be written (disk full?): see the agent's log; the kubelet tries again by itself"
+)]
 pub struct NotSaved;
 
 #[derive(Debug)]
@@ -37,15 +40,32 @@ pub struct Grants {
 #[derive(Debug)]
 struct Write {
     saved: Saved,
-    done: Option<oneshot::Sender<Result<(), NotSaved>>>,
+    done: Option<Done>,
+}
+
+#[derive(Debug)]
+enum Done {
+    Task(oneshot::Sender<Result<(), NotSaved>>),
+    Thread(mpsc::SyncSender<Result<(), NotSaved>>),
+}
+
+impl Done {
+    /// Whoever waited may have lost patience.
+    fn tell(self, result: Result<(), NotSaved>) {
+        match self {
+            Done::Task(waiting) => drop(waiting.send(result)),
+            Done::Thread(waiting) => drop(waiting.try_send(result)),
+        }
+    }
 }
 
 impl Grants {
     /// `isolated`: the CPUs that may be granted now, whatever was granted before.
     pub fn open(file: PathBuf, isolated: &CpuSet) -> Result<Grants, StoreError> {
-        let ledger = store::read(&file, isolated)?;
+        let boot_id = store::boot_id().map_err(StoreError::BootId)?;
+        let ledger = store::read(&file, &boot_id, isolated)?;
         let (writer, writes) = mpsc::channel();
-        std::thread::spawn(move || write_behind(&file, &writes));
+        std::thread::spawn(move || write_behind(|saved| store::write(&file, &boot_id, saved), &writes));
         Ok(Grants { ledger: Mutex::new(ledger), writer, revision: watch::Sender::default() })
     }
 
@@ -75,7 +95,7 @@ impl Grants {
         {
             let mut ledger = self.lock();
             ledger.allocate(token, cpus);
-            self.save(&ledger, Some(done));
+            self.save(&ledger, Some(Done::Task(done)));
         }
         saved.await.unwrap_or(Err(NotSaved))
     }
@@ -83,12 +103,20 @@ impl Grants {
     /// What changed before is on disk when it returns; for the end of the agent.
     pub async fn flush(&self) -> Result<(), NotSaved> {
         let (done, saved) = oneshot::channel();
-        self.save(&self.lock(), Some(done));
+        self.save(&self.lock(), Some(Done::Task(done)));
         saved.await.unwrap_or(Err(NotSaved))
     }
 
+    /// As `flush`, for a thread that may wait, and no longer than `patience`: a container's first process must not run
+    /// before its claim is on disk.
+    pub fn wait_saved(&self, patience: Duration) -> Result<(), NotSaved> {
+        let (done, saved) = mpsc::sync_channel(1);
+        self.save(&self.lock(), Some(Done::Thread(done)));
+        saved.recv_timeout(patience).unwrap_or(Err(NotSaved))
+    }
+
     /// Under the lock, so that the writer sees states in the order they were made.
-    fn save(&self, ledger: &Ledger, done: Option<oneshot::Sender<Result<(), NotSaved>>>) {
+    fn save(&self, ledger: &Ledger, done: Option<Done>) {
         // The writer ends after its sender only.
         let _ = self.writer.send(Write { saved: ledger.saved().clone(), done });
         self.revision.send_replace(ledger.revision());
@@ -100,7 +128,7 @@ impl Grants {
     }
 }
 
-fn write_behind(file: &Path, writes: &mpsc::Receiver<Write>) {
+fn write_behind(write_down: impl Fn(&Saved) -> io::Result<()>, writes: &mpsc::Receiver<Write>) {
     let mut unsaved: Option<Saved> = None;
     loop {
         let next = match &unsaved {
@@ -118,16 +146,16 @@ fn write_behind(file: &Path, writes: &mpsc::Receiver<Write>) {
             write = newer;
             waiting.extend(write.done.take());
         }
-        let result = store::write(file, &write.saved);
+        let result = write_down(&write.saved);
         match (&result, &unsaved) {
             (Err(error), None) => {
-                tracing::error!(step = 3, %error, path = %file.display(), "the ledger is not saved; trying again");
+                tracing::error!(step = 3, %error, "the ledger is not saved; trying again");
             }
             (Ok(()), Some(_)) => tracing::info!(step = 3, "the ledger is saved again"),
             _ => {}
         }
         for done in waiting {
-            let _ = done.send(result.as_ref().map_or(Err(NotSaved), |()| Ok(())));
+            done.tell(result.as_ref().map_or(Err(NotSaved), |()| Ok(())));
         }
         unsaved = result.is_err().then_some(write.saved);
     }
@@ -135,9 +163,10 @@ fn write_behind(file: &Path, writes: &mpsc::Receiver<Write>) {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, sync::Arc};
+    use std::{fs, path::Path, sync::Arc};
 
     use super::*;
+    use crate::{cores::ledger::Holder, policy::accept::node_default};
 
     fn isolated() -> CpuSet {
         "1-9".parse().unwrap()
@@ -187,6 +216,63 @@ mod tests {
         fs::remove_file(&in_the_way).unwrap();
         grants.flush().await.unwrap();
         assert!(knows(&open(folder.path()), "t"));
+    }
+
+    #[test]
+    fn a_thread_that_waits_finds_its_claim_on_disk_or_hears_that_it_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let grants = open(folder.path());
+        let patience = Duration::from_secs(60);
+        grants.change(|ledger| ledger.allocate(Token::of("t"), "1".parse().unwrap()));
+        assert_eq!(grants.wait_saved(patience), Ok(()));
+        assert!(knows(&open(folder.path()), "t"));
+        fs::remove_dir_all(folder.path().join("state")).unwrap();
+        fs::write(folder.path().join("state"), b"").unwrap();
+        assert_eq!(grants.wait_saved(patience), Err(NotSaved));
+    }
+
+    /// The agent dies after each step of a grant, with all that it had written down by then; the next one hears from the
+    /// runtime what there is.
+    #[tokio::test]
+    async fn a_crash_between_any_two_steps_loses_no_grant_and_leaks_none() {
+        let holder =
+            Holder { namespace: "ns".into(), pod: "p".into(), pod_uid: "uid".into(), container: "c".into() };
+        for n_steps in 0..=4 {
+            let folder = tempfile::tempdir().unwrap();
+            let grants = open(folder.path());
+            if 1 <= n_steps {
+                allocate(&grants, "t").await.unwrap();
+            }
+            let claim = |grants: &Grants, id: &str| {
+                let (token, policy) = (Token::of("t"), node_default());
+                grants.change(|ledger| ledger.claim(&token, &holder, id, "plan", &policy).map(drop))
+            };
+            if 2 <= n_steps {
+                claim(&grants, "first").unwrap();
+            }
+            if 3 <= n_steps {
+                grants.wait_saved(Duration::from_secs(60)).unwrap();
+            }
+            if 4 <= n_steps {
+                grants.change(|ledger| ledger.started("first", 42));
+            }
+            let died = fs::read(folder.path().join("state/ledger.json")).unwrap_or_default();
+            drop(grants);
+            for runs in [true, false] {
+                let next = tempfile::tempdir().unwrap();
+                fs::create_dir(next.path().join("state")).unwrap();
+                if !died.is_empty() {
+                    fs::write(next.path().join("state/ledger.json"), &died).unwrap();
+                }
+                let next = open(next.path());
+                // Nothing runs before its claim is on disk.
+                let live = if runs && 3 <= n_steps { vec!["first".to_owned()] } else { Vec::new() };
+                next.change(|ledger| ledger.reconcile(&live, Vec::new()));
+                let granted = next.read(|ledger| ledger.grants().count());
+                assert_eq!(granted, live.len(), "after step {n_steps}");
+                assert_eq!(claim(&next, "second").is_ok(), 1 <= n_steps, "after step {n_steps}");
+            }
+        }
     }
 
     #[test]

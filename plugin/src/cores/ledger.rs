@@ -4,7 +4,7 @@
 //! container for good: the kubelet replays Allocate's first answer for the life of the pod. While one of its
 //! containers is claimed, nobody else gets these CPUs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,7 @@ use crate::{
 };
 
 mod live;
+mod reconciled;
 
 pub use live::Wanted;
 
@@ -107,6 +108,8 @@ pub struct Stranger {
     pub container_id: String,
     pub holder: Holder,
     pub cpus: CpuSet,
+    /// As in `Place`.
+    pub cgroup: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -151,6 +154,13 @@ pub struct Saved {
 }
 
 impl Saved {
+    /// What a boot leaves: the kubelet replays its answers, and no container runs.
+    pub fn after_reboot(mut self) -> Saved {
+        self.allocations.retain(|_, allocation| !allocation.from_runtime);
+        self.allocations.values_mut().for_each(|allocation| allocation.claim = None);
+        self
+    }
+
     pub fn holders(self) -> impl Iterator<Item = (Slot, Holder)> {
         let held = self.allocations.into_values();
         held.filter_map(|Allocation { claim, holder, .. }| Some((claim?.slot, holder?)))
@@ -163,13 +173,24 @@ pub struct Ledger {
     isolated: CpuSet,
     saved: Saved,
     strangers: Vec<Stranger>,
+    /// Slots under which the guard still watches strangers.
+    others_slots: BTreeSet<Slot>,
+    /// The runtime has told this run of the agent what there is.
+    is_reconciled: bool,
     /// Grows with each change of `saved`: tells whether there is anything to write.
     revision: u64,
 }
 
 impl Ledger {
     pub fn empty(isolated: CpuSet) -> Ledger {
-        Ledger { isolated, saved: Saved::default(), strangers: Vec::new(), revision: 0 }
+        Ledger {
+            isolated,
+            saved: Saved::default(),
+            strangers: Vec::new(),
+            others_slots: BTreeSet::new(),
+            is_reconciled: false,
+            revision: 0,
+        }
     }
 
     pub fn restore(isolated: CpuSet, saved: Saved) -> Result<Ledger, Contradiction> {
@@ -290,7 +311,7 @@ impl Ledger {
         if let Some(earlier) = &replaced {
             self.release(&earlier.claim.container_id);
         }
-        self.forget_superseded(number, holder, &cpus);
+        self.forget_superseded(number, from_runtime, holder, &cpus);
         let (cpus_, holder_, claim_) = (cpus.clone(), Some(holder.clone()), Some(claim.clone()));
         let allocation = Allocation { cpus: cpus_, number, holder: holder_, claim: claim_, from_runtime };
         self.saved.allocations.insert(token.clone(), allocation);
@@ -311,15 +332,20 @@ impl Ledger {
 
     /// The kubelet gave these CPUs away again, so older allocations of them are of pods that are gone. Only a
     /// container of the same pod may have had them first (init, then app), and may come back.
-    fn forget_superseded(&mut self, number: u64, holder: &Holder, cpus: &CpuSet) {
+    fn forget_superseded(&mut self, number: u64, from_runtime: bool, holder: &Holder, cpus: &CpuSet) {
         self.saved.allocations.retain(|_, allocation| {
+            if allocation.from_runtime != from_runtime {
+                return true;
+            }
             let of_this_pod = allocation.holder.as_ref().is_some_and(|own| own.pod_uid == holder.pod_uid);
             number <= allocation.number || of_this_pod || !allocation.cpus.overlaps(cpus)
         });
     }
 
     fn free_slot(&self) -> Result<Slot, LedgerRefusal> {
-        let taken = |slot: &Slot| self.grants().any(|grant| grant.claim.slot == *slot);
+        let taken = |slot: &Slot| {
+            self.others_slots.contains(slot) || self.grants().any(|grant| grant.claim.slot == *slot)
+        };
         Slot::all().find(|slot| !taken(slot)).ok_or(LedgerRefusal::NoSlot)
     }
 
@@ -355,17 +381,6 @@ impl Ledger {
             let cpus = claim.place.cpus.clone().unwrap_or_else(|| cores.clone());
             Some(Grant { holder, cores, cpus, claim })
         })
-    }
-
-    /// After a (re)connect: what the runtime does not have any more is released, and returned. `strict` are
-    /// those of the live containers that hold cores by their looks; the ones nobody claimed keep theirs.
-    pub fn reconcile(&mut self, live_container_ids: &[String], strict: Vec<Stranger>) -> Vec<Grant> {
-        let ids: Vec<String> = self.grants().map(|grant| grant.claim.container_id).collect();
-        let gone = ids.iter().filter(|id| !live_container_ids.contains(id));
-        let released = gone.filter_map(|id| self.release(id)).collect();
-        self.strangers = strict;
-        self.strangers.retain(|stranger| !ids.contains(&stranger.container_id));
-        released
     }
 }
 

@@ -21,4 +21,5 @@ pub mod kubelet;
 pub mod pod_resources;
 pub mod replay;
 pub mod stale;
+pub mod reconcile;
 pub mod machine;

@@ -23,6 +23,8 @@ const VERSION: u32 = 1;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    #[error("read the boot's id")]
+    BootId(#[source] io::Error),
     #[error("read the ledger {path}")]
     Read { path: PathBuf, source: io::Error },
     #[error("keep the damaged ledger {path} aside")]
@@ -36,6 +38,9 @@ pub enum StoreError {
 #[derive(Serialize, Deserialize)]
 struct File<T> {
     version: u32,
+    /// /proc/sys/kernel/random/boot_id of the boot in which it was written.
+    #[serde(default)]
+    boot_id: Option<String>,
     #[serde(flatten)]
     saved: T,
 }
@@ -45,17 +50,24 @@ struct Version {
     version: u32,
 }
 
-pub fn write(path: &Path, saved: &Saved) -> io::Result<()> {
-    disk::write_json(path, &File { version: VERSION, saved })
+pub fn write(path: &Path, boot_id: &str, saved: &Saved) -> io::Result<()> {
+    disk::write_json(path, &File { version: VERSION, boot_id: Some(boot_id.to_owned()), saved })
+}
+
+/// Of the kernel that runs here.
+pub fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
 /// `Err` inside: the file is damaged, and how.
-fn parse(isolated: &CpuSet, bytes: &[u8]) -> Result<Ledger, Box<dyn std::error::Error>> {
+fn parse(isolated: &CpuSet, boot_id: &str, bytes: &[u8]) -> Result<Ledger, Box<dyn std::error::Error>> {
     let file: File<Saved> = serde_json::from_slice(bytes)?;
-    Ok(Ledger::restore(isolated.clone(), file.saved)?)
+    let rebooted = file.boot_id.is_some_and(|written_in| written_in != boot_id);
+    let saved = if rebooted { file.saved.after_reboot() } else { file.saved };
+    Ok(Ledger::restore(isolated.clone(), saved)?)
 }
 
-pub fn read(path: &Path, isolated: &CpuSet) -> Result<Ledger, StoreError> {
+pub fn read(path: &Path, boot_id: &str, isolated: &CpuSet) -> Result<Ledger, StoreError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ledger::empty(isolated.clone())),
@@ -68,7 +80,7 @@ pub fn read(path: &Path, isolated: &CpuSet) -> Result<Ledger, StoreError> {
         }
         _ => {}
     }
-    parse(isolated, &bytes).or_else(|damage| {
+    parse(isolated, boot_id, &bytes).or_else(|damage| {
         let kept = disk::keep_aside(path);
         let aside = kept.map_err(|source| StoreError::KeepAside { path: path.to_owned(), source })?;
         tracing::error!(step = 3, %damage, kept = %aside.display(), "the ledger is damaged; starting with an empty one");
@@ -96,6 +108,8 @@ mod tests {
     use super::*;
     use crate::{cores::token::Token, policy::accept::node_default};
 
+    const BOOT: &str = "this";
+
     fn isolated() -> CpuSet {
         "1-9".parse().unwrap()
     }
@@ -119,14 +133,14 @@ mod tests {
 
     fn bytes_of(saved: &Saved) -> Vec<u8> {
         let (_folder, path) = on_disk(b"");
-        write(&path, saved).unwrap();
+        write(&path, BOOT, saved).unwrap();
         fs::read(path).unwrap()
     }
 
     #[test]
     fn what_was_written_is_read() {
         let (_folder, path) = on_disk(&bytes_of(some().saved()));
-        let ledger = read(&path, &isolated()).unwrap();
+        let ledger = read(&path, BOOT, &isolated()).unwrap();
         assert_eq!(ledger.saved(), some().saved());
         let grant = ledger.grant("id").unwrap();
         assert_eq!(grant.claim.pid, Some(42));
@@ -134,11 +148,33 @@ mod tests {
     }
 
     #[test]
+    fn after_a_reboot_tokens_serve_again_and_nothing_is_granted() {
+        let mut ledger = some();
+        let other = Holder { pod_uid: "other".into(), ..ledger.grant("id").unwrap().holder };
+        ledger.claim_of_runtime("7".parse().unwrap(), &other, "by-runtime", "plan", &node_default()).unwrap();
+        let (_folder, path) = on_disk(&bytes_of(ledger.saved()));
+        let mut ledger = read(&path, "next", &isolated()).unwrap();
+        assert_eq!((ledger.grants().count(), ledger.allocations().count()), (0, 1));
+        let holder = Holder { pod_uid: "uid".into(), ..other };
+        ledger.claim(&Token::of("t"), &holder, "again", "plan", &node_default()).unwrap();
+        assert_eq!(ledger.grant("again").unwrap().cores.to_string(), "1,3-5");
+    }
+
+    #[test]
+    fn a_ledger_of_before_boots_were_told_apart_is_of_this_one() {
+        let text = String::from_utf8(bytes_of(some().saved())).unwrap();
+        let older = text.replace("\"boot_id\": \"this\",", "");
+        assert_ne!(older, text);
+        let (_folder, path) = on_disk(older.as_bytes());
+        assert!(read(&path, BOOT, &isolated()).unwrap().grant("id").is_some());
+    }
+
+    #[test]
     fn only_root_reads_tokens() {
         use std::os::unix::fs::PermissionsExt as _;
         let (folder, _) = on_disk(b"");
         let path = folder.path().join("new.json");
-        write(&path, some().saved()).unwrap();
+        write(&path, BOOT, some().saved()).unwrap();
         assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
@@ -146,7 +182,7 @@ mod tests {
     fn a_first_start_has_an_empty_ledger() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(holders(&folder.path().join("ledger.json")).unwrap(), []);
-        assert_eq!(read(&folder.path().join("ledger.json"), &isolated()).unwrap().grants().count(), 0);
+        assert_eq!(read(&folder.path().join("ledger.json"), BOOT, &isolated()).unwrap().grants().count(), 0);
     }
 
     #[test]
@@ -155,7 +191,7 @@ mod tests {
         let damages: [&[u8]; 4] = [b"", b"{\"version\": 1, \"allocations\": {", b"{}", b"\0\xff"];
         for (idx, damage) in damages.iter().enumerate() {
             fs::write(&path, damage).unwrap();
-            assert_eq!(read(&path, &isolated()).unwrap().grants().count(), 0);
+            assert_eq!(read(&path, BOOT, &isolated()).unwrap().grants().count(), 0);
             assert!(!path.exists());
             let aside = folder.path().join(format!("ledger.damaged-{}", idx + 1));
             assert_eq!(fs::read(aside).unwrap(), *damage);
@@ -166,8 +202,10 @@ mod tests {
     fn the_ledger_of_a_newer_agent_stops_this_one_and_stays() {
         let newer = b"{\"version\": 2, \"grants\": []}";
         let (folder, path) = on_disk(newer);
-        let error =
-            read(&path, &isolated()).unwrap_err().to_string().replace(folder.path().to_str().unwrap(), "");
+        let error = read(&path, BOOT, &isolated())
+            .unwrap_err()
+            .to_string()
+            .replace(folder.path().to_str().unwrap(), "");
         expect!["the ledger /ledger.json is of version 2, this agent knows 1: install the newer agent again"]
             .assert_eq(&error);
         assert_eq!(fs::read(path).unwrap(), newer);
@@ -177,9 +215,9 @@ mod tests {
     fn a_write_that_was_cut_off_leaves_the_ledger_as_it_was() {
         let (folder, path) = on_disk(&bytes_of(some().saved()));
         fs::write(folder.path().join("ledger.unfinished"), b"{\"version\": 1, \"all").unwrap();
-        assert!(read(&path, &isolated()).unwrap().grant("id").is_some());
-        write(&path, some().saved()).unwrap();
-        assert!(read(&path, &isolated()).unwrap().grant("id").is_some());
+        assert!(read(&path, BOOT, &isolated()).unwrap().grant("id").is_some());
+        write(&path, BOOT, some().saved()).unwrap();
+        assert!(read(&path, BOOT, &isolated()).unwrap().grant("id").is_some());
     }
 
     proptest! {
@@ -191,7 +229,7 @@ mod tests {
                 *byte = to;
             }
             let (_folder, path) = on_disk(&bytes);
-            match read(&path, &isolated()) {
+            match read(&path, BOOT, &isolated()) {
                 // Understood, or kept aside and empty.
                 Ok(ledger) => prop_assert!(path.exists() || ledger.grants().next().is_none()),
                 Err(StoreError::Newer { .. }) => prop_assert!(path.exists()),

@@ -17,12 +17,16 @@ use super::{
     catalogue::{self, Demand, Quieted},
     journal,
     judge::{self, Boot, NotQuietEnough},
-    keeper::{Keeper, Pass},
+    keeper::{Keeper, Known, Pass},
     kernel::{Host, Kernel as _},
     setting::{Area, Drift, Outcome, State},
 };
 use crate::{
-    cores::{grants::Grants, ledger::Wanted, set::CpuSet},
+    cores::{
+        grants::Grants,
+        ledger::{Ledger, Wanted},
+        set::CpuSet,
+    },
     policy::effective::Nohz,
 };
 
@@ -237,6 +241,9 @@ impl Worker {
         }
         let (settings, known) = catalogue::all_settings(self.keeper.kernel(), demand);
         let mut standing = Standing { grants: demand.grants.clone(), ..Standing::default() };
+        // What an earlier agent's grants were may be lost with its ledger, while their containers run.
+        let is_told = self.released || self.grants.read(Ledger::is_reconciled);
+        let known = if is_told { known } else { Known::InPart };
         match self.keeper.keep_known(&settings, known) {
             Ok(pass) => {
                 for drift in &pass.drift {

@@ -59,7 +59,8 @@ impl Folders {
         let is_its =
             |path: &&Path| path.file_name().is_some_and(|name| name.to_string_lossy().contains(container_id));
         // A container that made cgroups of its own is in one of them.
-        let path = path.ancestors().find(is_its).unwrap_or(path);
+        // Neither is there in the cgroup of another process that got its number.
+        let path = path.ancestors().find(is_its)?;
         let direct = self.root.join(path.strip_prefix("/").unwrap_or(path));
         let is_whole = path.iter().all(|part| part != "..");
         (is_whole && direct.is_dir())

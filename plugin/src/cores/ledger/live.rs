@@ -1,7 +1,7 @@
 //! Step 3: what the ledger tells others: whose cores are to be quiet, which CPUs are nobody's, and what the kubelet may
 //! have forgotten. Pure, as the ledger is.
 
-use super::{Allocation, Ledger, Place};
+use super::{Allocation, Ledger, Place, Stranger};
 use crate::{
     cores::{
         set::{CpuId, CpuSet},
@@ -28,7 +28,7 @@ impl Ledger {
             .allocations
             .values()
             .filter(|allocation| allocation.claim.is_some() || allocation.holder.is_none());
-        wanted.map(wanted_of)
+        wanted.map(wanted_of).chain(self.strangers.iter().map(wanted_of_stranger))
     }
 
     /// Of these, what is nobody's grant and cannot become one: a container that an earlier run of the agent left may
@@ -74,6 +74,22 @@ impl Ledger {
             claim.place = place;
             self.revision += 1;
         }
+    }
+}
+
+/// Nobody knows its policy any more; its cores are to be left alone all the same.
+fn wanted_of_stranger(stranger: &Stranger) -> Wanted {
+    Wanted {
+        number: u64::MAX,
+        container_id: Some(stranger.container_id.clone()),
+        quieted: Quieted {
+            cores: stranger.cpus.clone(),
+            cpus: stranger.cpus.clone(),
+            shared: None,
+            cgroup: Some(stranger.cgroup.clone()).filter(|cgroup| !cgroup.is_empty()),
+            wakeup_latency_us: None,
+            governor: None,
+        },
     }
 }
 

@@ -30,7 +30,12 @@ fn ledger(allocations: &[(&str, &str)]) -> Ledger {
 }
 
 fn stranger(id: &str, pod: &str, cpus: &str) -> Stranger {
-    Stranger { container_id: id.into(), holder: holder(pod, "c"), cpus: cpus.parse().unwrap() }
+    Stranger {
+        container_id: id.into(),
+        holder: holder(pod, "c"),
+        cpus: cpus.parse().unwrap(),
+        cgroup: String::new(),
+    }
 }
 
 fn claim(
@@ -226,6 +231,32 @@ fn a_container_whose_claim_was_lost_in_a_crash_starts_again_by_itself() {
 }
 
 #[test]
+fn what_still_watches_a_lost_container_stays_and_its_cores_stay_quiet() {
+    let mut ledger = ledger(&[("t", "1")]);
+    let slots = || [1, 2].into_iter().filter_map(Slot::new);
+    assert!(!ledger.is_reconciled());
+    ledger.reconcile(&["lost".into()], vec![stranger("lost", "old", "2")]);
+    assert!(ledger.is_reconciled());
+    assert_eq!(ledger.unused_slots(slots()), []);
+    let quiet: Vec<String> = ledger.wanted().map(|wanted| wanted.quieted.cores.to_string()).collect();
+    assert_eq!(quiet, ["1", "2"]);
+    let slot = claim(&mut ledger, "t", "p", "c", "1").unwrap().grant.claim.slot;
+    assert_eq!(Some(slot), Slot::new(3), "the others may be the lost one's");
+    ledger.reconcile(&["1".into()], vec![]);
+    assert_eq!(ledger.unused_slots(slots()), slots().collect::<Vec<_>>());
+}
+
+#[test]
+fn cpus_of_another_allocator_take_no_token_from_a_pod_that_waits() {
+    let mut ledger = ledger(&[("t", "1")]);
+    claim(&mut ledger, "t", "p", "c", "1").unwrap();
+    ledger.release("1");
+    ledger.claim_of_runtime("1".parse().unwrap(), &holder("q", "c"), "2", "plan", &node_default()).unwrap();
+    ledger.release("2");
+    assert!(claim(&mut ledger, "t", "p", "c", "3").is_ok());
+}
+
+#[test]
 fn slots_run_out_in_words_and_come_back() {
     let mut ledger = Ledger::empty("0-1023".parse().unwrap());
     for n in 0..=u32::from(u8::MAX) {
@@ -333,6 +364,7 @@ impl Node {
                         container_id: id.clone(),
                         holder,
                         cpus: claimed.grant.cpus,
+                        cgroup: String::new(),
                     });
                 }
                 self.ever.push(id);
