@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::{
     cost::{BYSTANDER, THINGS, WATCHERS},
     line::times,
+    side_by_side::{NO_TICK, OTHERS_RAN},
 };
 
 const BEGIN: &str = "<!-- written by make bench-readme -->\n";
@@ -140,7 +141,8 @@ fn others(here: &Run, lab: &Run) -> String {
 
 /// One row for who keeps the core quiet.
 fn side_by_side(quiet: &Run) -> String {
-    let heads = ["system calls", "exceptions", "interrupts", "by"].map(str::to_owned);
+    let heads = ["system calls", "exceptions", "interrupts", "no tick", "others ran then", "most of them"];
+    let heads = heads.map(str::to_owned);
     let mut rows = vec![row("entries a minute", &heads), rule(heads.len())];
     for line in quiet.lines() {
         let name = line["name"].as_str().unwrap();
@@ -148,7 +150,7 @@ fn side_by_side(quiet: &Run) -> String {
         let causes = line["values"]["causes"].as_array().unwrap().iter().take(CAUSES);
         let told = |cause: &Value| Some(format!("{} {}", cause["perMinute"], cause["cause"].as_str()?));
         let causes = causes.filter_map(told).collect::<Vec<_>>().join("; ");
-        let counted = ["syscall", "exception", "interrupt"].iter().map(rate);
+        let counted = ["syscall", "exception", "interrupt", NO_TICK, OTHERS_RAN].iter().map(rate);
         rows.push(row(line["what"].as_str().unwrap(), &cells(counted.chain([Some(causes)]))));
     }
     rows.concat()
