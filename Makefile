@@ -18,7 +18,7 @@ PEERS := bpftrace linux-perf strace
 install = dpkg-query -W $(1) >/dev/null 2>&1 || { echo "install Debian packages: $(1)"; \
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null; }
 
-.PHONY: help packages check unit integration lab agent e2e test demo bench bench-kernel bench-lab bench-cluster bench-readme up down
+.PHONY: help packages check unit integration lab agent e2e test demo bench bench-kernel bench-lab bench-quiet bench-cluster bench-readme up down
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -58,7 +58,7 @@ demo: agent ## a strict pod on a real cluster, told in one screen
 	cargo build --quiet -p quietcore-tests
 	$(TESTBED) run --name quietcore-demo --agent $(AGENT) -- $(BUILD)/$(TARGET)/debug/demo
 
-bench: bench-kernel bench-lab bench-cluster bench-readme ## measure the budgets, print them, and write bench/*.json
+bench: bench-kernel bench-lab bench-quiet bench-cluster bench-readme ## measure the budgets, print them, and write bench/*.json
 
 bench-kernel: packages ## the guard and the shim on this machine's kernel, beside bpftrace, perf trace and strace
 	@$(call install,$(PEERS))
@@ -71,11 +71,20 @@ bench-lab: packages ## the guard on the lab's nohz_full kernel
 	  -- env QUIETCORE_PROGRAMS_ARE_BUILT=1 /lab/kernel --lab /out/lab.json
 	cp $(BUILD)/bench-lab/out/lab.json bench/lab.json
 
+# of guest time, for each of the five
+QUIETCORE_BENCH_SECONDS ?= 600
+quiet_boot = $(LAB) --test bench-quiet --isolcpus-boot $(1) --out $(BUILD)/bench-quiet/$(1) \
+  --time $$((3 * $(QUIETCORE_BENCH_SECONDS) + 1200)) $$files -- $(1) $(QUIETCORE_BENCH_SECONDS)
+
+bench-quiet: packages ## what enters a core in 10 minutes: an ordinary pod's, the kubelet's, the boot's, and a granted one
+	files=$$($(KERNEL_BENCH) -- --lab-files) && $(call quiet_boot,plain) && $(call quiet_boot,domain)
+	$(KERNEL_BENCH) -- --side-by-side $(abspath $(BUILD))/bench-quiet/plain/out $(abspath $(BUILD))/bench-quiet/domain/out
+
 bench-cluster: agent ## the agent on a real cluster
 	cargo build --quiet -p quietcore-tests
 	$(TESTBED) run --name quietcore-bench --agent $(AGENT) -- $(BUILD)/$(TARGET)/debug/bench
 
-bench-readme: packages ## put what bench/kernel.json and bench/lab.json say into README.md
+bench-readme: packages ## put what bench/kernel.json, bench/lab.json and bench/quiet.json say into README.md
 	$(KERNEL_BENCH) -- --readme
 
 up: agent ## a cluster with the agent's image, for interactive use; prints the lines that export KUBECONFIG

@@ -249,6 +249,48 @@ static int __attribute__((noreturn)) poll_and_write(void)
 	}
 }
 
+static int exec_as(char **argv, char *day)
+{
+	argv[1] = day;
+	execv(argv[0], argv);
+	perror("workload: execv");
+	return 1;
+}
+
+/*
+ * still NAME [CPU]: pins itself, as programs that poll do, and waits until SIGUSR2 says that somebody
+ * watches. Then it execs itself twice, because who arms it from outside needs that
+ * (plugin/src/check/measure/spinner.rs), and does nothing, in memory that is all there: what enters it is not
+ * its own doing.
+ */
+static int wait_to_be_still(char **argv)
+{
+	cpu_set_t core;
+	sigset_t set;
+	int sig;
+
+	if (argv[2] && argv[3]) {
+		CPU_ZERO(&core);
+		CPU_SET(atoi(argv[3]), &core);
+		if (sched_setaffinity(0, sizeof(core), &core))
+			perror("workload: sched_setaffinity");
+	}
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR2);
+	sigprocmask(SIG_BLOCK, &set, 0);
+	say("waiting");
+	sigwait(&set, &sig);
+	return exec_as(argv, "still-watched");
+}
+
+static int __attribute__((noreturn)) be_still(void)
+{
+	/* Forbidden where RLIMIT_MEMLOCK says so. */
+	mlockall(MCL_CURRENT | MCL_FUTURE);
+	for (;;)
+		;
+}
+
 /* Never quiet. */
 static int __attribute__((noreturn)) call_on_and_on(void)
 {
@@ -364,6 +406,7 @@ int main(int argc, char **argv, char **envp)
 	    {"later", break_later},
 	    {"unprepared", poll_and_write},
 	    {"restless", call_on_and_on},
+	    {"still-seated", be_still},
 	    {"control", control_and_dataplane},
 	    {"control-unprepared", control_and_unprepared},
 	    {"arm-at-start", arm_where_it_starts},
@@ -376,6 +419,10 @@ int main(int argc, char **argv, char **envp)
 		return 0;
 	if (!strcmp(what, "exec"))
 		return exec_armed(argv[0]);
+	if (!strcmp(what, "still"))
+		return wait_to_be_still(argv);
+	if (!strcmp(what, "still-watched"))
+		return exec_as(argv, "still-seated");
 	if (!strcmp(what, "environment"))
 		return environment(envp);
 	if (!strcmp(what, "sleep")) {

@@ -89,7 +89,9 @@ impl Line {
     }
 
     pub fn text(&self) -> String {
-        let values = self.values.iter().map(|(name, value)| format!("{name} {}", shown(value)));
+        // A list is for the file.
+        let values = self.values.iter().filter(|(_, value)| !value.is_array());
+        let values = values.map(|(name, value)| format!("{name} {}", shown(value)));
         let values = values.collect::<Vec<_>>().join(", ");
         let ratio = self.ratio.map_or(String::new(), |ratio| format!(" ({})", times(ratio.median)));
         let verdict = match (&self.budget, self.holds) {

@@ -19,6 +19,8 @@ mod allocator;
 mod traces;
 mod settings;
 mod shim;
+mod entries;
+mod side_by_side;
 mod readme;
 
 use std::{path::Path, process::ExitCode};
@@ -83,15 +85,27 @@ struct Report<'a> {
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let (place, file) = match words[..] {
-        [] => (Place::here(), Path::new(env!("CARGO_MANIFEST_DIR")).join("../bench/kernel.json")),
+        [] => (Place::here(), root.join("bench/kernel.json")),
         ["--lab", file] => (Place::lab(), file.into()),
         ["--lab-files"] => return print_lab_files(),
-        ["--readme"] => {
-            readme::write(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+        ["--entries", seconds, folder, ref names @ ..] => {
+            bystander::pin(0);
+            entries::write(seconds, folder.as_ref(), names);
             return ExitCode::SUCCESS;
         }
-        _ => panic!("usage: kernel [--lab FILE | --lab-files | --readme]"),
+        ["--side-by-side", ref folders @ ..] => {
+            return side_by_side::write(&root.join("bench/quiet.json"), folders);
+        }
+        ["--readme"] => {
+            readme::write(&root);
+            return ExitCode::SUCCESS;
+        }
+        _ => panic!(
+            "usage: kernel [--lab FILE | --lab-files | --entries SECONDS FOLDER NAME:PID.. | --side-by-side FOLDER.. | \
+             --readme]"
+        ),
     };
     bystander::pin(0);
     let (lines, could_not) = measure(&place);

@@ -7,11 +7,15 @@ use serde_json::Value;
 use crate::{
     cost::{BYSTANDER, THINGS, WATCHERS},
     line::times,
+    side_by_side::{NO_TICK, OTHERS_RAN},
 };
 
 const BEGIN: &str = "<!-- written by make bench-readme -->\n";
+const BEGIN_QUIET: &str = "<!-- written by make bench-readme: quiet -->\n";
 const END: &str = "<!-- end -->\n";
 const NONE: &str = "-";
+/// Of a core; the file has them all.
+const CAUSES: usize = 3;
 /// Lines that have a table of their own, or a place of their own in the last one.
 const TABLES: [&str; 5] = ["bystander.", "victim.", "exact.", "reaction.", "not-armed."];
 
@@ -19,13 +23,18 @@ struct Run(Value);
 
 pub fn write(root: &Path) {
     let read = |name: &str| Run(serde_json::from_slice(&fs::read(root.join(name)).unwrap()).unwrap());
-    let (here, lab) = (read("bench/kernel.json"), read("bench/lab.json"));
+    let (here, lab, quiet) = (read("bench/kernel.json"), read("bench/lab.json"), read("bench/quiet.json"));
     let tables = [costs(&here, &lab), exact(&here, &lab), reactions(&here, &lab), others(&here, &lab)];
     let file = root.join("README.md");
     let text = fs::read_to_string(&file).unwrap();
-    let (before, rest) = text.split_once(BEGIN).unwrap();
+    let text = replaced(&text, BEGIN, &tables.join("\n"));
+    fs::write(file, replaced(&text, BEGIN_QUIET, &side_by_side(&quiet))).unwrap();
+}
+
+fn replaced(text: &str, begin: &str, content: &str) -> String {
+    let (before, rest) = text.split_once(begin).unwrap();
     let (_, after) = rest.split_once(END).unwrap();
-    fs::write(file, format!("{before}{BEGIN}{}{END}{after}", tables.join("\n"))).unwrap();
+    format!("{before}{begin}{content}{END}{after}")
 }
 
 impl Run {
@@ -126,6 +135,23 @@ fn others(here: &Run, lab: &Run) -> String {
         let budget = line["budget"].as_str().map(|budget| format!("{verdict}{budget}"));
         let what = format!("{}{place}", line["what"].as_str().unwrap());
         rows.push(row(&what, &[values, budget.unwrap_or_default()]));
+    }
+    rows.concat()
+}
+
+/// One row for who keeps the core quiet.
+fn side_by_side(quiet: &Run) -> String {
+    let heads = ["system calls", "exceptions", "interrupts", "no tick", "others ran then", "most of them"];
+    let heads = heads.map(str::to_owned);
+    let mut rows = vec![row("entries a minute", &heads), rule(heads.len())];
+    for line in quiet.lines() {
+        let name = line["name"].as_str().unwrap();
+        let rate = |class: &&str| Some(quiet.value(name, class)?.to_string());
+        let causes = line["values"]["causes"].as_array().unwrap().iter().take(CAUSES);
+        let told = |cause: &Value| Some(format!("{} {}", cause["perMinute"], cause["cause"].as_str()?));
+        let causes = causes.filter_map(told).collect::<Vec<_>>().join("; ");
+        let counted = ["syscall", "exception", "interrupt", NO_TICK, OTHERS_RAN].iter().map(rate);
+        rows.push(row(line["what"].as_str().unwrap(), &cells(counted.chain([Some(causes)]))));
     }
     rows.concat()
 }

@@ -41,10 +41,11 @@ struct Arguments {
     /// A parameter of the kernel's command line, after the lab's own
     #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
     kernel_arg: Vec<String>,
-    /// Run the guard's tests, or those of strict pods on a node; what follows `--` are arguments for them
+    /// Run the guard's tests, those of strict pods on a node, or a bench of such pods; what follows `--` are arguments
+    /// for them
     #[arg(long, value_enum, value_name = "WHICH")]
     test: Option<Which>,
-    /// Leave the kernel as it booted: nothing is set that keeps cores quiet. Always so with --test node
+    /// Leave the kernel as it booted: nothing is set that keeps cores quiet. Always so on a node
     #[arg(long)]
     as_booted: bool,
     /// The command and its arguments, with paths in the lab
@@ -77,7 +78,7 @@ fn run(arguments: &Arguments) -> Result<u8> {
     };
     let boot = Boot {
         isolcpus: arguments.isolcpus_boot,
-        as_booted: arguments.as_booted || arguments.test == Some(Which::Node),
+        as_booted: arguments.as_booted || arguments.test.is_some_and(|which| which != Which::Guard),
         arguments: arguments.kernel_arg.clone(),
     };
     let machine = Machine {
@@ -104,6 +105,8 @@ enum Which {
     Guard,
     /// The agent makes them quiet.
     Node,
+    /// No test: what enters a core, whoever keeps it quiet. For `make bench-quiet`, which brings who counts.
+    BenchQuiet,
 }
 
 enum Tests {
@@ -115,7 +118,8 @@ impl Tests {
     fn build(which: Which, cache: &Cache) -> Result<Tests> {
         progress::step("build the lab's tests", || match which {
             Which::Guard => Suite::build().map(Tests::Guard),
-            Which::Node => Node::build(cache).map(Tests::Node),
+            Which::Node => Node::build_tests(cache).map(Tests::Node),
+            Which::BenchQuiet => Node::build_bench(cache).map(Tests::Node),
         })
     }
 
@@ -129,7 +133,7 @@ impl Tests {
     fn command(&self, arguments: &[String]) -> Vec<String> {
         match self {
             Tests::Guard(suite) => suite.command(arguments),
-            Tests::Node(_) => Node::command(arguments),
+            Tests::Node(node) => node.command(arguments),
         }
     }
 }

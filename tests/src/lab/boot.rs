@@ -2,8 +2,8 @@
 
 use clap::ValueEnum;
 
-const BASE: &str = "root=/dev/nvme0n1 rw init=/init console=ttyS0 loglevel=4 panic=-1 tsc=reliable nowatchdog \
-    mitigations=off 8250.nr_uarts=4";
+const BASE: &str = "root=/dev/nvme0n1 rw init=/init console=ttyS0 loglevel=4 panic=-1 tsc=reliable mitigations=off \
+    8250.nr_uarts=4";
 /// CPU 0 keeps house; 1 to 3 are what a node would isolate.
 const ISOLATED: &str = "1-3";
 
@@ -25,17 +25,22 @@ pub enum Isolcpus {
     Domain,
     /// isolcpus=managed_irq
     NoDomain,
+    /// As a node boots that nobody prepared: no nohz_full, no rcu_nocbs either, interrupts and the watchdog everywhere
+    Plain,
 }
 
 impl Boot {
     pub fn command_line(&self) -> String {
-        let isolcpus = match self.isolcpus {
-            Isolcpus::Domain => "managed_irq,domain",
-            Isolcpus::NoDomain => "managed_irq",
+        let isolated = |isolcpus| {
+            format!(
+                "{BASE} nowatchdog nohz_full={ISOLATED} isolcpus={isolcpus},{ISOLATED} rcu_nocbs={ISOLATED} irqaffinity=0"
+            )
         };
-        let mut line = format!(
-            "{BASE} nohz_full={ISOLATED} isolcpus={isolcpus},{ISOLATED} rcu_nocbs={ISOLATED} irqaffinity=0"
-        );
+        let mut line = match self.isolcpus {
+            Isolcpus::Domain => isolated("managed_irq,domain"),
+            Isolcpus::NoDomain => isolated("managed_irq"),
+            Isolcpus::Plain => BASE.to_owned(),
+        };
         if self.as_booted {
             line.push_str(" lab.as_booted");
         }
@@ -62,6 +67,13 @@ mod tests {
         check(&Boot::default(), "isolcpus=managed_irq,domain,1-3 rcu_nocbs=1-3 irqaffinity=0");
         let no_domain = Boot { isolcpus: Isolcpus::NoDomain, ..Boot::default() };
         check(&no_domain, "isolcpus=managed_irq,1-3 rcu_nocbs=1-3 irqaffinity=0");
+    }
+
+    #[test]
+    fn a_plain_boot_sets_nothing_that_keeps_a_core_quiet() {
+        let line = Boot { isolcpus: Isolcpus::Plain, ..Boot::default() }.command_line();
+        let quiets = ["nohz", "isolcpus", "rcu_nocbs", "irqaffinity", "nowatchdog"];
+        assert!(!quiets.iter().any(|word| line.contains(word)), "{line}");
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! What makes the lab a node: kubelet and containerd as the testbed's clusters have them, runc, the agent, two images,
-//! and the tests of `tests/lab_node.rs`, which start all of it there.
+//! and what starts all of it there: the tests of `tests/lab_node`, or the bench of `benches/lab_quiet`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::image::{self, Image};
 use crate::lab::root::Root;
 use crate::progress;
 
-const AT: &str = "/lab/node-tests";
+const AT: &str = "/lab/starter";
 const PROGRAMS: [&str; 4] = ["containerd", "containerd-shim-runc-v2", "ctr", "kubelet"];
 const CONFIGURATIONS: [(&str, &str); 6] = [
     ("etc/containerd/config.toml", include_str!("../../lab/containerd.toml")),
@@ -29,18 +29,32 @@ const CONFIGURATIONS: [(&str, &str); 6] = [
 pub struct Node {
     programs: PathBuf,
     agent: PathBuf,
-    tests: PathBuf,
+    starter: PathBuf,
+    /// Of whoever starts it, before a person's.
+    arguments: &'static [&'static str],
 }
 
 impl Node {
-    pub fn build(cache: &Cache) -> Result<Node> {
+    pub fn build_tests(cache: &Cache) -> Result<Node> {
+        Node::build(cache, &["test", "--no-run"], ["--test", "lab_node"], &["--test-threads=1"])
+    }
+
+    pub fn build_bench(cache: &Cache) -> Result<Node> {
+        Node::build(cache, &["build"], ["--bench", "lab_quiet"], &[])
+    }
+
+    fn build(
+        cache: &Cache,
+        how: &[&str],
+        target: [&str; 2],
+        arguments: &'static [&'static str],
+    ) -> Result<Node> {
+        let starter = [how, &["-p", "quietcore-tests", "--features", "lab"], &target].concat();
         Ok(Node {
             programs: programs(cache)?,
             agent: built(&["build", "-p", "quietcore", "--bin", "quietcore"], "quietcore")?,
-            tests: built(
-                &["test", "--no-run", "-p", "quietcore-tests", "--features", "lab", "--test", "lab_node"],
-                "lab_node",
-            )?,
+            starter: built(&starter, target[1])?,
+            arguments,
         })
     }
 
@@ -51,7 +65,7 @@ impl Node {
         }
         root.program(Path::new("/usr/sbin/runc"), "/usr/sbin/runc")?;
         root.program(&self.agent, "/usr/bin/quietcore")?;
-        root.program(&self.tests, AT)?;
+        root.program(&self.starter, AT)?;
         for (path, content) in CONFIGURATIONS {
             root.text(path, content, 0o644)?;
         }
@@ -68,8 +82,9 @@ impl Node {
     }
 
     /// With what a person adds: a test's name, `--nocapture`.
-    pub fn command(arguments: &[String]) -> Vec<String> {
-        [AT, "--test-threads=1"].into_iter().map(str::to_owned).chain(arguments.iter().cloned()).collect()
+    pub fn command(&self, arguments: &[String]) -> Vec<String> {
+        let own = [&[AT], self.arguments].concat().into_iter().map(str::to_owned);
+        own.chain(arguments.iter().cloned()).collect()
     }
 }
 

@@ -2,9 +2,11 @@
 //! kernel. Runs in the lab.
 
 mod node;
+mod process;
 mod quiet;
 
-use node::{Node, Process, exec, signal, start_exec};
+use node::Node;
+use process::{Process, exec, signal, start_exec};
 
 #[test]
 fn a_strict_pod_gets_its_signal_and_its_owner_the_cause() {

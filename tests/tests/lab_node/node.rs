@@ -1,5 +1,5 @@
 //! The lab as a node: containerd, the agent with policies from a folder, and a kubelet without an API server, whose pods
-//! come from files. Started once for all tests; the machine ends with them.
+//! come from files. Started once for all tests; the machine ends with them. The bench starts its parts one by one.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,12 +13,12 @@ use quietcore_tests::wait::{Seen, until};
 use serde_json::Value;
 
 /// Everything runs in an emulator, on one CPU.
-const SOON: Duration = Duration::from_secs(120);
+pub(crate) const SOON: Duration = Duration::from_secs(120);
 const POLICY_DIR: &str = "/lab/policies";
 const MANIFESTS: &str = "/etc/kubernetes/manifests";
 /// Of all pods here, by name: every class by a signal, interrupts only reported, and with a CPU for control threads and
 /// visitors; armed until the program says otherwise.
-const POLICIES: [(&str, &str); 3] = [
+const POLICIES: [(&str, &str); 4] = [
     (
         "all",
         "{mode: Enforce, arm: {after: Continuous}, entries: {syscall: {action: Signal, signal: SIGUSR1}, \
@@ -33,6 +33,12 @@ const POLICIES: [(&str, &str); 3] = [
         "shared",
         "{mode: Enforce, arm: {after: Continuous}, cores: {sharedCpus: 1}, entries: {syscall: {action: Signal, signal: \
          SIGUSR1}, exception: {action: Signal, signal: SIGUSR2}, interrupt: {action: Report}}}",
+    ),
+    // of a program that does not ask, also on a core that ticks: only counted interrupts let it settle there
+    (
+        "settled",
+        "{mode: Audit, arm: {at: Settled, settleFor: 500ms, after: Continuous}, entries: {syscall: {action: Report}, \
+         exception: {action: Report}, interrupt: {action: Count}}}",
     ),
 ];
 /// Comes back from the lab.
@@ -49,28 +55,10 @@ impl Node {
     }
 
     fn start() -> Result<Node> {
-        for folder in [POLICY_DIR, MANIFESTS, "/var/lib/kubelet/device-plugins", "/var/log/pods"] {
-            fs::create_dir_all(folder).with_context(|| format!("make {folder}"))?;
-        }
-        for (name, spec) in POLICIES {
-            let policy = format!(
-                "apiVersion: quietcore.io/v1alpha1\nkind: DataplanePolicy\nmetadata: {{name: {name}}}\nspec: {spec}\n"
-            );
-            let file = Path::new(POLICY_DIR).join(format!("{name}.yaml"));
-            fs::write(&file, policy).with_context(|| format!("write {}", file.display()))?;
-        }
-        // a node has an address, and a way out
-        run(Command::new("ip").args(["address", "add", "10.0.2.15/24", "dev", "lo"]))?;
-        run(Command::new("ip").args(["route", "add", "default", "dev", "lo"]))?;
-        let containerd = start("containerd", &[])?;
-        until("containerd", SOON, || Ok(Seen::<_, String>::Done(ctr(&["version"])?)));
-        for image in ["pause", "workload"] {
-            ctr(&["images", "import", &format!("/lab/images/{image}.tar")])?;
-        }
-        let agent = start("quietcore", &["agent", "--isolated-cpus=1-3", "--policy-dir", POLICY_DIR])?;
-        let kubelet = start("kubelet", &["--config=/etc/kubelet.yaml", "--hostname-override=lab"])?;
-        // a pod of a file that is not admitted is not tried again
-        until("the agent to be ready", SOON, || Ok(Seen::<_, String>::Done(http("9753/readyz")?)));
+        let containerd = start_containerd()?;
+        let agent = start_agent()?;
+        let kubelet = start_kubelet("/etc/kubelet.yaml")?;
+        wait_ready();
         Ok(Node { _running: [containerd, agent, kubelet] })
     }
 
@@ -96,9 +84,7 @@ spec:
       securityContext: {{allowPrivilegeEscalation: false, runAsUser: 65534, capabilities: {{drop: [ALL]}}}}
 "
         );
-        let file = Path::new(MANIFESTS).join(format!("{name}.yaml"));
-        fs::write(&file, manifest).unwrap_or_else(|error| panic!("write {}: {error}", file.display()));
-        Pod { name: format!("{name}-lab"), file }
+        Pod::start(name, &manifest)
     }
 
     pub(crate) fn agent_log(&self) -> String {
@@ -137,6 +123,13 @@ impl Drop for Pod {
 }
 
 impl Pod {
+    #[track_caller]
+    pub(crate) fn start(name: &str, manifest: &str) -> Pod {
+        let file = Path::new(MANIFESTS).join(format!("{name}.yaml"));
+        fs::write(&file, manifest).unwrap_or_else(|error| panic!("write {}: {error}", file.display()));
+        Pod { name: format!("{name}-lab"), file }
+    }
+
     /// As the kubelet tells of it; null while it does not know it.
     fn get(&self) -> Result<Value> {
         let pods: Value = serde_json::from_str(&http("10255/pods")?)?;
@@ -218,87 +211,44 @@ impl Pod {
     }
 }
 
-/// As `kubectl exec` would: in the container's cgroup.
-pub(crate) fn exec(container_id: &str, words: &[&str]) {
-    let _its_own_status = run(&mut command_to_exec(container_id, words));
+/// With policies for an agent, and the images.
+pub(crate) fn start_containerd() -> Result<Child> {
+    for folder in [POLICY_DIR, MANIFESTS, "/var/lib/kubelet/device-plugins", "/var/log/pods"] {
+        fs::create_dir_all(folder).with_context(|| format!("make {folder}"))?;
+    }
+    for (name, spec) in POLICIES {
+        let policy = format!(
+            "apiVersion: quietcore.io/v1alpha1\nkind: DataplanePolicy\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+        );
+        let file = Path::new(POLICY_DIR).join(format!("{name}.yaml"));
+        fs::write(&file, policy).with_context(|| format!("write {}", file.display()))?;
+    }
+    // a node has an address, and a way out
+    run(Command::new("ip").args(["address", "add", "10.0.2.15/24", "dev", "lo"]))?;
+    run(Command::new("ip").args(["route", "add", "default", "dev", "lo"]))?;
+    let containerd = start("containerd", &[])?;
+    until("containerd", SOON, || Ok(Seen::<_, String>::Done(ctr(&["version"])?)));
+    for image in ["pause", "workload"] {
+        ctr(&["images", "import", &format!("/lab/images/{image}.tar")])?;
+    }
+    Ok(containerd)
 }
 
-/// One that stays.
-pub(crate) fn start_exec(container_id: &str, words: &[&str]) -> Child {
-    let mut command = command_to_exec(container_id, words);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().unwrap_or_else(|error| panic!("start ctr: {error}"))
+pub(crate) fn start_agent() -> Result<Child> {
+    start("quietcore", &["agent", "--isolated-cpus=1-3", "--policy-dir", POLICY_DIR])
 }
 
-fn command_to_exec(container_id: &str, words: &[&str]) -> Command {
-    let mut command = Command::new("ctr");
-    command
-        .args(["--namespace", "k8s.io", "tasks", "exec", "--exec-id", "visitor", container_id])
-        .args(words);
-    command
+pub(crate) fn start_kubelet(configuration: &str) -> Result<Child> {
+    start("kubelet", &[&format!("--config={configuration}"), "--hostname-override=lab"])
 }
 
-/// A process of the node, by its words.
-pub(crate) struct Process(PathBuf);
-
-impl Process {
-    #[track_caller]
-    pub(crate) fn wait(words: &[&str]) -> Process {
-        let cmdline: String = words.iter().map(|word| format!("{word}\0")).collect();
-        until(&format!("{words:?} to run"), SOON, || {
-            let mut processes = fs::read_dir("/proc")?.flatten().map(|entry| entry.path());
-            let is_it =
-                |path: &PathBuf| fs::read_to_string(path.join("cmdline")).is_ok_and(|found| found == cmdline);
-            Ok(processes.find(is_it).map_or(Seen::NotYet("not yet"), |path| Seen::Done(Process(path))))
-        })
-    }
-
-    pub(crate) fn read(&self, file: &str) -> String {
-        fs::read_to_string(self.0.join(file)).unwrap_or_default()
-    }
-
-    /// Until it may run there and nowhere else.
-    #[track_caller]
-    pub(crate) fn wait_cpus(&self, list: &str) {
-        until(&format!("{} to be on CPUs {list}", self.0.display()), SOON, || {
-            let status = self.read("status");
-            let found = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:\t"));
-            Ok(if found == Some(list) { Seen::Done(()) } else { Seen::NotYet(status.clone()) })
-        });
-    }
-
-    /// Until it has run for so many clock ticks more.
-    #[track_caller]
-    pub(crate) fn wait_run(&self, ticks: u64) {
-        // The name before them may hold anything; utime and stime are fields 14 and 15 (proc_pid_stat(5)).
-        let run = || {
-            let stat = self.read("stat");
-            let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ').skip(11).take(2);
-            fields.filter_map(|field| field.parse::<u64>().ok()).sum::<u64>()
-        };
-        let before = run();
-        until(&format!("{} to run", self.0.display()), SOON, || {
-            Ok(if before + ticks <= run() { Seen::Done(()) } else { Seen::NotYet(run().to_string()) })
-        });
-    }
-
-    /// By somebody with the right to.
-    #[track_caller]
-    pub(crate) fn set_cpus(&self, list: &str) {
-        let pid = self.0.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let set = run(Command::new("taskset").args(["-a", "-p", "-c", list, &pid]));
-        set.unwrap_or_else(|error| panic!("{error:#}"));
-    }
-}
-
-/// To a container's first process.
+/// A pod of a file that is not admitted before is not tried again.
 #[track_caller]
-pub(crate) fn signal(container_id: &str, name: &str) {
-    let sent = ctr(&["tasks", "kill", "--signal", name, container_id]);
-    sent.unwrap_or_else(|error| panic!("{error:#}"));
+pub(crate) fn wait_ready() {
+    until("the agent to be ready", SOON, || Ok(Seen::<_, String>::Done(http("9753/readyz")?)));
 }
 
-fn ctr(words: &[&str]) -> Result<String> {
+pub(crate) fn ctr(words: &[&str]) -> Result<String> {
     run(Command::new("ctr").args(["--namespace", "k8s.io"]).args(words))
 }
 

@@ -113,7 +113,7 @@ pub fn measure(
 }
 
 /// Entries that were counted and have no record, because the ring had no room: by class.
-fn lost(before: &qc_counts, after: &qc_counts, tally: &Tally) -> [u64; 4] {
+pub fn lost(before: &qc_counts, after: &qc_counts, tally: &Tally) -> [u64; 4] {
     if after.lost == before.lost {
         // What differs then are entries at the very begin and end.
         return [0; 4];
@@ -124,7 +124,7 @@ fn lost(before: &qc_counts, after: &qc_counts, tally: &Tally) -> [u64; 4] {
     })
 }
 
-fn rates(cpu: CpuId, time: Duration, lost: &[u64; 4], tally: Tally) -> Measured {
+pub fn rates(cpu: CpuId, time: Duration, lost: &[u64; 4], tally: Tally) -> Measured {
     let per_minute = |count: u64| {
         #[expect(clippy::cast_precision_loss, reason = "a rate: no counter comes near 2^52 in a run")]
         let count = count as f64;
