@@ -18,7 +18,7 @@ PEERS := bpftrace linux-perf strace
 install = dpkg-query -W $(1) >/dev/null 2>&1 || { echo "install Debian packages: $(1)"; \
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1) >/dev/null; }
 
-.PHONY: help packages check unit integration lab agent e2e test demo bench bench-kernel bench-lab bench-quiet bench-cluster bench-readme up down
+.PHONY: help packages check unit integration lab lab-guard lab-node agent e2e test demo bench bench-kernel bench-lab bench-quiet bench-cluster bench-readme up down
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -40,8 +40,16 @@ integration: packages ## the guard and the shim on this machine's kernel: needs 
 	cargo test --quiet -p quietcore --features kernel --test guard --test gate --test exec --test check --test node --test irqbalance -- --test-threads=1
 
 lab: packages ## the guard's tests, and strict pods on a node, on a nohz_full kernel in qemu: needs root
+	$(LAB) -- true
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lab-guard lab-node
+
+# each machine of the lab runs on one CPU
+lab-guard:
 	$(LAB) --test guard
+
+lab-node:
 	$(LAB) --test node --isolcpus-boot no-domain
+	$(LAB) --test node --isolcpus-boot domain
 
 agent: packages ## build the agent as the demo and the tests install it
 	cargo build --profile fast -p quietcore

@@ -74,8 +74,8 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// By one who has told it nothing: what irqbalance itself says.
-fn banned(root: &Path, balancer: &Balancer) -> Option<String> {
-    Host::new(root.to_owned()).read(&balancer.socket()).ok()
+fn banned(bystander: &Host, balancer: &Balancer) -> Option<String> {
+    bystander.read(&balancer.socket()).ok()
 }
 
 fn demand(cpus: &str) -> Demand {
@@ -102,8 +102,9 @@ fn it_leaves_granted_cores_alone_without_a_restart_and_is_left_to_itself_afterwa
     let balancer = Balancer::start();
     let root = host_with(&balancer);
     let root = root.path();
-    until("irqbalance answers", || banned(root, &balancer).is_some());
-    let before = banned(root, &balancer).unwrap();
+    let bystander = Host::new(root.to_owned());
+    until("irqbalance answers", || banned(&bystander, &balancer).is_some());
+    let before = banned(&bystander, &balancer).unwrap();
 
     let folder = tempfile::tempdir().unwrap();
     let book = journal::File(folder.path().join("settings.json"));
@@ -119,6 +120,7 @@ fn it_leaves_granted_cores_alone_without_a_restart_and_is_left_to_itself_afterwa
             assert_eq!(now, expected);
         }
         assert_eq!(ours.is_some(), !grants.is_empty());
-        until("irqbalance takes it", || banned(root, &balancer).as_deref() == Some(expected));
+        let what = format!("irqbalance takes {expected:?}");
+        until(&what, || banned(&bystander, &balancer).as_deref() == Some(expected));
     }
 }

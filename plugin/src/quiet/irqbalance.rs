@@ -23,10 +23,12 @@ pub(super) const FOLDER: &str = "/run/irqbalance";
 /// It answers between two looks at the interrupts; a container's start waits for that.
 const ANSWERS_WITHIN: Duration = Duration::from_millis(200);
 
-/// What each was told. It takes it at its next look, up to its interval later, and says the old list until then.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default)]
 pub(super) struct Balancers {
+    /// What each was told. It takes it at its next look, up to its interval later, and says the old list until then.
     told: RefCell<BTreeMap<PathBuf, (String, Instant)>>,
+    /// Questions that were not answered yet: whoever hangs up on it kills it, by SIGPIPE.
+    asked: RefCell<BTreeMap<PathBuf, UnixStream>>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -37,7 +39,7 @@ struct Setup {
 
 impl Balancers {
     pub(super) fn read(&self, socket: &Path) -> io::Result<String> {
-        let Setup { banned, .. } = setup(socket)?;
+        let Setup { banned, .. } = self.setup(socket)?;
         let mut told = self.told.borrow_mut();
         match told.get(socket) {
             Some((list, until)) if Instant::now() < *until => Ok(list.clone()),
@@ -52,21 +54,40 @@ impl Balancers {
     /// back as "no list", so that it follows its own configuration again.
     pub(super) fn write(&self, socket: &Path, list: &str, by_itself: &str) -> io::Result<()> {
         let list = list.trim();
-        let Setup { interval, .. } = setup(socket)?;
+        let Setup { interval, .. } = self.setup(socket)?;
         let words = if list == by_itself { "NULL" } else { list };
-        ask(socket, &format!("settings cpus {words}"))?;
+        // This it does not answer.
+        say(socket, &format!("settings cpus {words}"))?;
         let until = Instant::now() + 2 * interval + ANSWERS_WITHIN;
         self.told.borrow_mut().insert(socket.to_owned(), (list.to_owned(), until));
         Ok(())
     }
+
+    fn setup(&self, socket: &Path) -> io::Result<Setup> {
+        let earlier = self.asked.borrow_mut().remove(socket);
+        let mut stream = earlier.map_or_else(|| say(socket, "setup"), Ok)?;
+        let mut answer = String::new();
+        if let Err(error) = stream.read_to_string(&mut answer) {
+            if error.kind() == io::ErrorKind::WouldBlock {
+                self.asked.borrow_mut().insert(socket.to_owned(), stream);
+            }
+            return Err(error);
+        }
+        parse(&answer).ok_or_else(|| {
+            let words = format!("irqbalance answers {answer:?} where SLEEP and BANNED were expected");
+            io::Error::new(io::ErrorKind::InvalidData, words)
+        })
+    }
 }
 
-fn setup(socket: &Path) -> io::Result<Setup> {
-    let answer = ask(socket, "setup")?;
-    parse(&answer).ok_or_else(|| {
-        let words = format!("irqbalance answers {answer:?} where SLEEP and BANNED were expected");
-        io::Error::new(io::ErrorKind::InvalidData, words)
-    })
+/// One sentence for each connection.
+fn say(socket: &Path, words: &str) -> io::Result<UnixStream> {
+    let mut stream = connect(socket)?;
+    stream.set_read_timeout(Some(ANSWERS_WITHIN))?;
+    stream.set_write_timeout(Some(ANSWERS_WITHIN))?;
+    stream.write_all(words.as_bytes())?;
+    stream.shutdown(Shutdown::Write)?;
+    Ok(stream)
 }
 
 /// connect(2) of one that does not take its connections waits without end: EAGAIN instead.
@@ -77,18 +98,6 @@ fn connect(socket: &Path) -> io::Result<UnixStream> {
     let stream = UnixStream::from(stream);
     stream.set_nonblocking(false)?;
     Ok(stream)
-}
-
-/// One question for each connection.
-fn ask(socket: &Path, question: &str) -> io::Result<String> {
-    let mut stream = connect(socket)?;
-    stream.set_read_timeout(Some(ANSWERS_WITHIN))?;
-    stream.set_write_timeout(Some(ANSWERS_WITHIN))?;
-    stream.write_all(question.as_bytes())?;
-    stream.shutdown(Shutdown::Write)?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }
 
 /// "SLEEP 10 IRQ 9 LOAD 0 ... BANNED 00000000,0000000c"
@@ -160,6 +169,20 @@ mod tests {
         assert!(!waiting.is_empty());
         let error = Balancers::default().read(&socket).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn nobody_hangs_up_on_one_that_has_not_answered_yet() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("irqbalance7.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let balancers = Balancers::default();
+        assert_eq!(balancers.read(&socket).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let (mut late, _) = listener.accept().unwrap();
+        late.read_to_string(&mut String::new()).unwrap();
+        late.write_all(b"SLEEP 10 BANNED 00000002").unwrap();
+        drop(late);
+        assert_eq!(balancers.read(&socket).unwrap(), "1");
     }
 
     #[test]

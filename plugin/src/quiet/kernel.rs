@@ -22,7 +22,7 @@ pub trait Kernel {
 }
 
 /// The kernel that runs here.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Host {
     /// Where the host's root is: in a container /proc and /sys are mostly read-only, so the host's lie elsewhere.
     root: PathBuf,

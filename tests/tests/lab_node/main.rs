@@ -2,6 +2,7 @@
 //! kernel. Runs in the lab.
 
 mod node;
+mod others;
 mod process;
 mod quiet;
 

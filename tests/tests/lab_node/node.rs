@@ -87,6 +87,23 @@ spec:
         Pod::start(name, &manifest)
     }
 
+    /// One that asks for no core.
+    #[track_caller]
+    pub(crate) fn ordinary_pod(&self, name: &str, day: &str) -> Pod {
+        let manifest = format!(
+            "apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  hostNetwork: true
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 1
+  containers: [{{name: app, image: 'localhost/workload:lab', imagePullPolicy: Never, args: [{day}]}}]
+"
+        );
+        Pod::start(name, &manifest)
+    }
+
     pub(crate) fn agent_log(&self) -> String {
         read("quietcore.err")
     }

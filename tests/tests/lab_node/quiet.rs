@@ -61,7 +61,7 @@ fn below(folder: &str, name: &str) -> Vec<String> {
 }
 
 /// Where a pod's container is, once it runs.
-fn cgroup(pod: &Pod) -> String {
+pub(crate) fn cgroup(pod: &Pod) -> String {
     let id = pod.wait_container_id();
     let found = find(Path::new(CGROUP), &id, 5);
     found.unwrap_or_else(|| panic!("no cgroup of {id}"))
