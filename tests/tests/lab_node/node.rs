@@ -199,7 +199,10 @@ impl Pod {
         let mut text = String::new();
         for folder in fs::read_dir("/var/log/pods").into_iter().flatten().flatten() {
             if folder.file_name().to_string_lossy().starts_with(&format!("default_{}_", self.name)) {
-                text.push_str(&fs::read_to_string(folder.path().join("app/0.log")).unwrap_or_default());
+                // one for each start
+                for log in fs::read_dir(folder.path().join("app")).into_iter().flatten().flatten() {
+                    text.push_str(&fs::read_to_string(log.path()).unwrap_or_default());
+                }
             }
         }
         text
