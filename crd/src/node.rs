@@ -1,6 +1,6 @@
 //! `DataplaneNode`: what one node offers, and the request that it lets go. Only that node's agent writes it.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -35,10 +35,18 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct DataplaneNodeSpec {
-    /// true: the agent publishes no cores any more, unpins its programs and says so in the condition Released.
-    /// Refused, and the pods are named there, while strict pods run.
+    /// true: the agent publishes no cores and lets no strict container be created any more. Those that run go on; the
+    /// condition Released names them, or says that none does. false again: the node serves as before.
+    #[serde(default)]
+    pub cordon: bool,
+    /// true: the agent publishes no cores any more, gives the node's settings back, unpins its programs and says so in
+    /// the condition Released. Refused, and the pods are named there, while strict pods run.
     #[serde(default)]
     pub release: bool,
+    /// When cordon and release end by themselves, and the node serves again: who asked for them may have died before
+    /// all nodes were asked. Without it they hold until they are taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<MicroTime>,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
@@ -85,8 +93,8 @@ pub struct DataplaneNodeStatus {
     #[schemars(length(max = 64))]
     pub not_restored: Vec<String>,
     /// Ready: pods can get cores. Quiet: granted cores have everything this kernel can give. RebootRequired: boot
-    /// settings were written that are not in force. Conflicted: somebody else sets cpusets here. Released: the node
-    /// was given back.
+    /// settings were written that are not in force. Conflicted: somebody else sets cpusets here. Released: the answer to
+    /// cordon or release, of the generation that it observed; there is none while neither is asked for.
     #[serde(default)]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

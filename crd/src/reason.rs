@@ -129,6 +129,8 @@ pub enum ConditionReason {
     RuntimeTooOld,
     /// Node, Ready=False: not registered with the kubelet.
     NoKubelet,
+    /// Node, Ready=False and Released=False: asked to let go; nothing strict runs, and nothing strict starts.
+    Cordoned,
     /// Node, Ready=False and Released=True: given back.
     Released,
     /// Node, Released=False: strict pods still run; the message names them.
@@ -148,7 +150,7 @@ pub enum ConditionReason {
 }
 
 impl ConditionReason {
-    pub const ALL: [ConditionReason; 15] = [
+    pub const ALL: [ConditionReason; 16] = [
         ConditionReason::PolicyAccepted,
         ConditionReason::PolicyRefused,
         ConditionReason::Serving,
@@ -156,6 +158,7 @@ impl ConditionReason {
         ConditionReason::NoRuntime,
         ConditionReason::RuntimeTooOld,
         ConditionReason::NoKubelet,
+        ConditionReason::Cordoned,
         ConditionReason::Released,
         ConditionReason::StrictPodsRunning,
         ConditionReason::AllKept,
@@ -175,6 +178,7 @@ impl ConditionReason {
             ConditionReason::NoRuntime => "NoRuntime",
             ConditionReason::RuntimeTooOld => "RuntimeTooOld",
             ConditionReason::NoKubelet => "NoKubelet",
+            ConditionReason::Cordoned => "Cordoned",
             ConditionReason::Released => "Released",
             ConditionReason::StrictPodsRunning => "StrictPodsRunning",
             ConditionReason::AllKept => "AllKept",

@@ -24,7 +24,8 @@ pub enum Command {
     ///
     /// Needs root, or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_OVERRIDE, and a kernel with BTF.
     Agent(Box<AgentArgs>),
-    /// Ask nodes to let go: no cores published, nothing pinned. Fails, and names the pods, while strict pods run.
+    /// Ask nodes to let go: no cores published, nothing pinned. All of them, or none: fails, and names the pods, while
+    /// strict pods run.
     Release(ReleaseArgs),
     /// Let a process go on that action Freeze stopped; run on its node, such as in the agent's container.
     ///
@@ -103,7 +104,10 @@ pub struct ReleaseArgs {
     /// Every node of the cluster
     #[arg(long, required = true)]
     pub all_nodes: bool,
-    /// How long to wait for the agents: 90s, 5m
+    /// Evict strict pods, as their PodDisruptionBudgets allow it, instead of failing while they run
+    #[arg(long)]
+    pub drain: bool,
+    /// How long to wait for the agents, and for pods to be gone: 90s, 5m
     #[arg(long, value_name = "TIME", default_value = "120s", value_parser = parse_timeout)]
     pub timeout: Duration,
 }

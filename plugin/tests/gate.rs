@@ -199,6 +199,22 @@ async fn a_released_node_creates_ordinary_containers_only() {
     check_refused(&mut world, &strict, expect);
 }
 
+#[tokio::test]
+async fn a_node_that_was_asked_to_let_go_creates_ordinary_containers_only_and_keeps_what_runs() {
+    let mut world = World::new();
+    let strict = world.strict().await;
+    world.gate.configured(Runtime::new("containerd", "v2.3.4", ""));
+    world.gate.seen.send_modify(|seen| seen.cordoned = true);
+    let expect = "quietcore is about to leave this node: the kubelet tries again by itself in case it stays; delete \
+                  the pod so that it is scheduled elsewhere";
+    check_refused(&mut world, &strict, expect);
+    world.gate.seen.send_modify(|seen| seen.cordoned = false);
+    world.gate.create(pod(), strict.clone()).unwrap().unwrap();
+    world.gate.seen.send_modify(|seen| seen.cordoned = true);
+    assert!(world.gate.update(strict, LinuxResources::default()).is_some());
+    assert_eq!(world.gate.grants.read(|ledger| ledger.grants().count()), 1);
+}
+
 /// Neither of them runs yet, and no strict pod was asked for.
 #[tokio::test]
 async fn who_else_sets_cpusets_is_known_from_ordinary_containers_alone() {

@@ -8,7 +8,7 @@ use crate::command::{output, run};
 use crate::progress;
 
 /// For nodes as podman containers: podman itself, the runtime and the network it is told to use.
-pub const PODMAN: &[&str] = &["podman", "runc", "netavark", "aardvark-dns", "zstd"];
+pub const PODMAN: &[&str] = &["podman", "runc", "netavark", "iptables", "aardvark-dns", "zstd"];
 /// For building the node image.
 pub const NODE_IMAGE: &[&str] = &["debootstrap", "jq", "gcc", "libc6-dev", "zstd", "ca-certificates"];
 

@@ -13,7 +13,7 @@ use crate::{
     cores::{
         device,
         grants::Grants,
-        ledger::{Grant, Holder, LedgerRefusal, Place},
+        ledger::{Grant, Holder, Place},
         set::CpuSet,
         shared,
         token::{self, Token},
@@ -41,12 +41,21 @@ use crate::{
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Seen {
     pub runtime: Option<Runtime>,
+    /// The node was asked to let go: nothing strict starts here, and what runs goes on.
+    pub cordoned: bool,
     /// The node was given back: nothing strict starts here any more.
     pub released: bool,
 }
 
 /// Of the time that the runtime gives for a start.
 const SAVED_WITHIN: Duration = Duration::from_millis(500);
+
+impl Seen {
+    /// Does it take new strict containers?
+    pub fn serves(&self) -> bool {
+        !self.cordoned && !self.released
+    }
+}
 
 #[expect(missing_debug_implementations, reason = "the reporter has none")]
 pub struct Gate {
@@ -68,6 +77,11 @@ pub struct Gate {
 enum GateRefusal {
     #[error("this node does not know its container runtime yet; the kubelet tries again by itself")]
     NoRuntime,
+    #[error(
+        "quietcore is about to leave this node: the kubelet tries again by itself in case it stays; delete the pod so \
+         that it is scheduled elsewhere"
+    )]
+    Cordoned,
     #[error("quietcore was released from this node: delete the pod so that it is scheduled elsewhere")]
     Released,
     #[error(
@@ -161,12 +175,14 @@ impl Gate {
             cgroup: cgroups_path(container).to_owned(),
         };
         let claimed = self.grants.change(|ledger| {
+            // Once more under the ledger's lock: who releases the node shuts this gate first and then looks there.
+            self.check_runtime()?;
             let claimed = match token {
                 Some(token) => ledger.claim(&token, &holder, &container.id, &plan, &policy),
                 None => ledger.claim_of_runtime(cores, &holder, &container.id, &plan, &policy),
             }?;
             ledger.placed(&container.id, place);
-            Ok::<_, LedgerRefusal>(claimed)
+            Ok::<_, Box<dyn std::error::Error>>(claimed)
         })?;
         if let Some(replaced) = claimed.replaced {
             self.ends().forget(&replaced);
@@ -202,10 +218,11 @@ impl Gate {
     fn check_runtime(&self) -> Result<(), GateRefusal> {
         let seen = self.seen.borrow();
         let runtime = seen.runtime.as_ref().ok_or(GateRefusal::NoRuntime)?;
-        match (runtime.supports_args(), seen.released) {
-            (_, true) => Err(GateRefusal::Released),
-            (false, false) => Err(GateRefusal::RuntimeTooOld(runtime.clone())),
-            (true, false) => Ok(()),
+        match runtime.supports_args() {
+            _ if seen.released => Err(GateRefusal::Released),
+            _ if seen.cordoned => Err(GateRefusal::Cordoned),
+            false => Err(GateRefusal::RuntimeTooOld(runtime.clone())),
+            true => Ok(()),
         }
     }
 

@@ -21,7 +21,11 @@ use quietcore_crd::{
 };
 use tokio::sync::watch;
 
-use super::{gate::Seen, node_quiet};
+use super::{
+    gate::Seen,
+    node_quiet,
+    wish::{Wish, answer, wish},
+};
 use crate::{
     coexist::{self, watch::Coexistence},
     cores::{
@@ -41,6 +45,7 @@ use crate::{
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CREATE_AGAIN_AFTER: Duration = Duration::from_secs(10);
 const FIELD_MANAGER: &str = "quietcore-agent";
 
 #[expect(missing_debug_implementations, reason = "kube::Client has none")]
@@ -51,6 +56,8 @@ pub struct NodeObject {
     pub guard: Arc<Guard>,
     pub seen: watch::Sender<Seen>,
     pub published: watch::Sender<Option<Published>>,
+    /// What this node publishes while it serves.
+    pub offer: watch::Receiver<Option<CpuSet>>,
     pub quiet: Quiet,
     pub topology: Live,
     /// Boot settings that were written and are not in force.
@@ -61,11 +68,8 @@ pub struct NodeObject {
     pub stand_by: watch::Receiver<String>,
 }
 
-/// What a look at the object asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wish {
-    Serve,
-    Release,
+fn asks(object: &DataplaneNode) -> Wish {
+    wish(&object.spec, Timestamp::now())
 }
 
 impl NodeObject {
@@ -76,6 +80,8 @@ impl NodeObject {
         let mut every = tokio::time::interval(LOOK_EVERY);
         let mut known: Option<DataplaneNode> = None;
         let mut written: Option<DataplaneNodeStatus> = None;
+        // When the release of an object that is gone ends.
+        let mut until: Option<Timestamp> = None;
         loop {
             tokio::select! {
                 object = objects.next() => match object {
@@ -91,15 +97,39 @@ impl NodeObject {
                 },
                 _ = every.tick() => {}
             }
-            let Some(object) = &known else { continue };
-            let wish = if object.spec.release { Wish::Release } else { Wish::Serve };
+            let Some(object) = &known else {
+                // Still installed, or this would be forbidden by now: the hook that deleted it has died since.
+                if until.is_some_and(|until| until <= Timestamp::now()) {
+                    known = self.create(&api).await;
+                    until = Some(Timestamp::now() + CREATE_AGAIN_AFTER);
+                }
+                continue;
+            };
+            until = object.spec.until.as_ref().map(|until| until.0);
+            let wish = asks(object);
             let released = self.seen.borrow().released;
             match (wish, released) {
-                (Wish::Release, false) => self.try_release()?,
-                (Wish::Serve, true) => return Ok(()),
-                _ => {}
+                (Wish::Release, false) => self.try_release(object.spec.cordon)?,
+                // Once more, of the API server: an object that is gone was deleted by the hook, and this agent goes as
+                // well. One that is cut off must not take back by its clock alone what others rely on.
+                (Wish::Serve, true) => match api.get_opt(&self.node).await {
+                    Ok(Some(now)) if asks(&now) == Wish::Serve => return Ok(()),
+                    Ok(now) => {
+                        known = now;
+                        continue;
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "ask whether the node is wanted again");
+                        continue;
+                    }
+                },
+                (Wish::Serve, false) => self.serve_again(),
+                (Wish::Cordon, false) => self.cordon(),
+                // More than was asked for.
+                (Wish::Cordon, true) | (Wish::Release, true) => {}
             }
-            let status = self.status(wish, written.as_ref().or(object.status.as_ref()));
+            let generation = object.metadata.generation;
+            let status = self.status(wish, generation, written.as_ref().or(object.status.as_ref()));
             if written.as_ref() != Some(&status) {
                 match self.write(&api, &status).await {
                     Ok(()) => written = Some(status),
@@ -110,7 +140,7 @@ impl NodeObject {
     }
 
     async fn create(&self, api: &Api<DataplaneNode>) -> Option<DataplaneNode> {
-        let mut object = DataplaneNode::new(&self.node, DataplaneNodeSpec { release: false });
+        let mut object = DataplaneNode::new(&self.node, DataplaneNodeSpec::default());
         object.metadata.managed_fields = None;
         let patch = PatchParams::apply(FIELD_MANAGER);
         match api.patch(&self.node, &patch, &Patch::Apply(&bare(&object))).await {
@@ -133,8 +163,28 @@ impl NodeObject {
         Ok(())
     }
 
+    fn cordon(&self) {
+        let news = self.seen.send_if_modified(|seen| !std::mem::replace(&mut seen.cordoned, true));
+        if news {
+            self.published.send_replace(None);
+            tracing::info!("asked to let go: no cores published, no new strict container");
+        }
+    }
+
+    fn serve_again(&self) {
+        let news = self.seen.send_if_modified(|seen| std::mem::take(&mut seen.cordoned));
+        if news {
+            let offer = self.offer.borrow().clone();
+            self.published.send_replace(offer.map(Published::from));
+            tracing::info!("no longer asked to let go: cores are published again");
+        }
+    }
+
     /// The gate refuses first, so that nothing strict starts between the look and the unpinning.
-    fn try_release(&self) -> Result<(), GuardError> {
+    fn try_release(&self, cordon: bool) -> Result<(), GuardError> {
+        if cordon {
+            self.cordon();
+        }
         self.seen.send_modify(|seen| seen.released = true);
         if self.grants.read(|ledger| ledger.held().next().is_some()) {
             self.seen.send_modify(|seen| seen.released = false);
@@ -152,6 +202,9 @@ impl NodeObject {
     fn ready(&self, seen: &Seen, published: Option<&CpuSet>) -> Result<(), (ConditionReason, String)> {
         match (published, &seen.runtime) {
             _ if seen.released => Err((ConditionReason::Released, "the node was released".to_owned())),
+            _ if seen.cordoned => {
+                Err((ConditionReason::Cordoned, "the node was asked to let quietcore go".to_owned()))
+            }
             (None, _) => Err((ConditionReason::StandBy, self.stand_by.borrow().clone())),
             (_, None) => Err((
                 ConditionReason::NoRuntime,
@@ -178,7 +231,12 @@ impl NodeObject {
         cpus.iter().map(of).collect()
     }
 
-    fn status(&self, wish: Wish, before: Option<&DataplaneNodeStatus>) -> DataplaneNodeStatus {
+    fn status(
+        &self,
+        wish: Wish,
+        generation: Option<i64>,
+        before: Option<&DataplaneNodeStatus>,
+    ) -> DataplaneNodeStatus {
         let seen = self.seen.borrow().clone();
         let grants: Vec<Grant> = self.grants.read(|ledger| ledger.grants().collect());
         let strict: Vec<String> = grants.iter().map(holder).collect();
@@ -214,17 +272,8 @@ impl NodeObject {
                 condition("Conflicted", "True", ConditionReason::OthersSetCpus, message, before)
             }
         });
-        if wish == Wish::Release {
-            conditions.push(match seen.released {
-                true => condition("Released", "True", ConditionReason::Released, String::new(), before),
-                false => condition(
-                    "Released",
-                    "False",
-                    ConditionReason::StrictPodsRunning,
-                    strict.join(", "),
-                    before,
-                ),
-            });
+        if wish != Wish::Serve {
+            conditions.push(answer(seen.released, &strict, generation, before));
         }
         DataplaneNodeStatus {
             cores: self.cores(offer.as_ref(), &grants, &standing),
@@ -274,7 +323,7 @@ fn bare(object: &DataplaneNode) -> serde_json::Value {
     })
 }
 
-fn condition(
+pub(super) fn condition(
     type_: &str,
     status: &str,
     reason: ConditionReason,

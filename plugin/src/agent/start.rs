@@ -232,6 +232,7 @@ pub(super) fn kubernetes(
     // Decisions come from memory: an API server that is away makes no agent unready.
     parts.readiness.set("policies", Ok(()));
     let (stand_by, standing_by) = watch::channel("waiting for the machine's claim".to_owned());
+    let (offer, offered) = watch::channel(None);
     let object = NodeObject {
         client: machine.client.clone(),
         node: parts.node.clone(),
@@ -239,6 +240,7 @@ pub(super) fn kubernetes(
         guard: Arc::clone(&parts.guard),
         seen: parts.seen.clone(),
         published: parts.published.clone(),
+        offer: offered,
         quiet: parts.quiet.clone(),
         topology: parts.topology.clone(),
         missing: parts.missing.clone(),
@@ -248,12 +250,15 @@ pub(super) fn kubernetes(
     };
     let (published, seen) = (parts.published.clone(), parts.seen.clone());
     tokio::spawn(machine.keep(move |role| match role {
-        // A node that was released publishes nothing, whoever else leaves the machine.
-        Role::Publish if seen.borrow().released => {}
         Role::Publish => {
-            published.send_replace(Some(isolated.clone().into()));
+            offer.send_replace(Some(isolated.clone()));
+            // A node that lets go publishes nothing, whoever else leaves the machine.
+            if seen.borrow().serves() {
+                published.send_replace(Some(isolated.clone().into()));
+            }
         }
         Role::StandBy { holder } => {
+            offer.send_replace(None);
             stand_by.send_replace(format!("node {holder} publishes the cores of this machine"));
             published.send_replace(None);
         }

@@ -52,7 +52,8 @@ impl Alone {
         }
     }
 
-    fn hold(state_dir: &Path) -> Result<Alone, AloneError> {
+    /// At once, or not.
+    pub fn hold(state_dir: &Path) -> Result<Alone, AloneError> {
         let path = state_dir.join(FILE);
         let open = |source| AloneError::Open { path: path.clone(), source };
         fs::create_dir_all(state_dir).map_err(open)?;

@@ -161,9 +161,9 @@ impl Saved {
         self
     }
 
-    pub fn holders(self) -> impl Iterator<Item = (Slot, Holder)> {
+    pub fn claims(self) -> impl Iterator<Item = (Claim, Holder)> {
         let held = self.allocations.into_values();
-        held.filter_map(|Allocation { claim, holder, .. }| Some((claim?.slot, holder?)))
+        held.filter_map(|Allocation { claim, holder, .. }| Some((claim?, holder?)))
     }
 }
 

@@ -91,13 +91,22 @@ pub fn read(path: &Path, boot_id: &str, isolated: &CpuSet) -> Result<Ledger, Sto
 /// Who holds which slot, for others than the agent: a ledger that is not there names nobody, and one that cannot
 /// be read is left where it is.
 pub fn holders(path: &Path) -> Result<Vec<(Slot, Holder)>, StoreError> {
+    Ok(saved(path)?.claims().map(|(claim, holder)| (claim.slot, holder)).collect())
+}
+
+/// Which containers hold cores, by their ids; as `holders`.
+pub fn claims(path: &Path) -> Result<Vec<(Holder, String)>, StoreError> {
+    Ok(saved(path)?.claims().map(|(claim, holder)| (holder, claim.container_id)).collect())
+}
+
+fn saved(path: &Path) -> Result<Saved, StoreError> {
     let unreadable = |source| StoreError::Read { path: path.to_owned(), source };
     let bytes = match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Saved::default()),
         bytes => bytes.map_err(unreadable)?,
     };
     let file: File<Saved> = serde_json::from_slice(&bytes).map_err(|error| unreadable(error.into()))?;
-    Ok(file.saved.holders().collect())
+    Ok(file.saved)
 }
 
 #[cfg(test)]

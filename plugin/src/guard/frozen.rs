@@ -53,6 +53,11 @@ impl PinnedThreads {
         Ok(PinnedThreads { threads: open("qc_threads")?, grants: open("qc_grants")? })
     }
 
+    /// The slot of a process that is watched, by its first thread.
+    pub fn slot_of(&self, pid: i32) -> Result<Option<Slot>, FrozenError> {
+        Ok(self.thread(pid, pid)?.map(|(slot, _)| slot))
+    }
+
     /// The slot of a process that the guard stopped. Whether it still stands is to be asked of /proc.
     pub fn frozen_in(&self, pid: i32) -> Result<Option<Slot>, FrozenError> {
         let Some((slot, first)) = self.thread(pid, pid)? else { return Ok(None) };

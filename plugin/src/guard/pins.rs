@@ -72,6 +72,15 @@ pub(super) fn remove(path: &Path) -> Result<(), GuardError> {
     fs::remove_dir_all(path).map_err(|source| GuardError::PinDir { path: path.to_owned(), source })
 }
 
+/// Of a node that nobody guards any more. Was there anything?
+pub fn remove_all(root: &Path) -> Result<bool, GuardError> {
+    let is_there = root.exists();
+    if is_there {
+        remove(root)?;
+    }
+    Ok(is_there)
+}
+
 /// The guards that lie here. One that an agent is just making has granted nothing yet.
 pub(super) fn whole(root: &Path) -> impl Iterator<Item = PathBuf> {
     let dirs = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());

@@ -37,6 +37,15 @@ EXAMPLES
 
 What an administrator wrote stays. A second time it finds nothing to do.";
 
+const RELEASE: &str = "\
+EXAMPLES
+  quietcore node release             as root on the node, or in the agent's container
+  quietcore node release --host-root /host
+
+Where an agent serves the node, it does that itself: `helm uninstall` asks all of them, and for one node
+  kubectl patch dataplanenode NODE --type merge -p '{\"spec\":{\"release\":true}}'
+What `quietcore node apply` gave to the boot loader stays: see `quietcore node restore`.";
+
 #[derive(Debug, Args)]
 pub struct NodeArgs {
     #[command(subcommand)]
@@ -54,6 +63,10 @@ pub enum NodeCommand {
     /// Undo what apply did.
     #[command(after_long_help = RESTORE)]
     Restore(RestoreArgs),
+    /// Give a node back that no agent serves any more: its settings as they were, nothing pinned. Fails, and names them,
+    /// while strict containers run.
+    #[command(after_long_help = RELEASE)]
+    Release(ReleaseArgs),
 }
 
 #[derive(Debug, Args)]
@@ -100,6 +113,19 @@ pub struct RestoreArgs {
     pub output: Format,
     #[command(flatten)]
     pub tree: Tree,
+}
+
+#[derive(Debug, Args)]
+pub struct ReleaseArgs {
+    /// The agent's
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/quietcore")]
+    pub state_dir: PathBuf,
+    /// The agent's
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/quietcore")]
+    pub pin_dir: PathBuf,
+    /// Where the host's /proc and /sys are, writable
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub host_root: PathBuf,
 }
 
 #[derive(Debug, Args)]

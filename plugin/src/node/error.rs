@@ -5,7 +5,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::cores::{set::CpuSet, topology::TopologyError};
+use crate::{
+    coexist::alone::AloneError,
+    cores::{set::CpuSet, store::StoreError, topology::TopologyError},
+    guard::{frozen::FrozenError, load::GuardError},
+    quiet::journal::JournalError,
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
@@ -71,6 +76,23 @@ pub enum NodeError {
     HalfDone { undo: String, source: Box<NodeError> },
     #[error("not restored yet: repair this and run `quietcore node restore` again")]
     NotRestored { source: Box<NodeError> },
+    #[error(
+        "quietcore's agent (process {pid}) serves this node: ask it to release it (spec.release of its DataplaneNode), or \
+         take its DaemonSet off this node first"
+    )]
+    AgentServes { pid: String },
+    #[error("strict containers still run: {0}; delete their pods, then release the node again")]
+    StrictContainers(String),
+    #[error(transparent)]
+    Alone(#[from] AloneError),
+    #[error(transparent)]
+    Ledger(#[from] StoreError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    #[error(transparent)]
+    Watched(#[from] FrozenError),
     #[error("tell the outcome")]
     Print(#[source] io::Error),
 }

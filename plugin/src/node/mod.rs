@@ -2,7 +2,8 @@
 //! the nine steps: it runs before there is a pod, and the agent asks it one thing, whether a reboot is outstanding.
 //!
 //! Facts are read (facts), judged (plan, kubelet: pure) and told (print); apply gives them to the boot loader and
-//! remembers in boot.json what it did. Nothing here touches the running kernel: that is the agent's.
+//! remembers in boot.json what it did. Nothing of that touches the running kernel: that is the agent's, and of release
+//! where no agent is left.
 
 pub mod args;
 mod error;
@@ -18,6 +19,7 @@ mod state;
 mod tools;
 mod apply;
 mod print;
+mod release;
 #[cfg(test)]
 mod tests;
 
@@ -43,6 +45,7 @@ pub fn run(args: &NodeArgs, out: &mut impl Write) -> Result<(), NodeError> {
         NodeCommand::Plan(args) => plan(args)?,
         NodeCommand::Apply(args) => apply(args)?,
         NodeCommand::Restore(args) => restore(args)?,
+        NodeCommand::Release(args) => release::release(args)?,
     };
     out.write_all(text.as_bytes()).map_err(NodeError::Print)
 }
