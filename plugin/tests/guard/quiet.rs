@@ -51,7 +51,8 @@ impl Node {
         ledger.claim(&token, &holder, "c1", "", policy).unwrap();
         let mut saved = serde_json::to_value(ledger.saved()).unwrap();
         saved["allocations"][token.as_str()]["claim"]["slot"] = SLOT.into();
-        store::write(&node.dir.path().join("ledger.json"), &serde_json::from_value(saved).unwrap()).unwrap();
+        let (file, boot_id) = (node.dir.path().join("ledger.json"), store::boot_id().unwrap());
+        store::write(&file, &boot_id, &serde_json::from_value(saved).unwrap()).unwrap();
         node
     }
 

@@ -5,6 +5,7 @@ mod node;
 mod others;
 mod process;
 mod quiet;
+mod withdrawn;
 
 use node::Node;
 use process::{Process, exec, signal, start_exec};

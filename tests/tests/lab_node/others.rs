@@ -1,4 +1,4 @@
-//! Cores that go, and others that come on them: what the agent makes of it, read from the kernel and the agent's words.
+//! Others that come on granted cores: what the agent makes of it, read from the kernel and the agent's words.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -8,61 +8,17 @@ use quietcore_tests::wait::{Seen, until};
 use crate::node::{Node, Pod, SOON};
 use crate::quiet::{cgroup, isolated_by_boot};
 
-fn read(file: &str) -> String {
+pub(crate) fn read(file: &str) -> String {
     fs::read_to_string(file).unwrap_or_default().trim_end().to_owned()
 }
 
 /// The one CPU of a strict pod without shared ones.
 #[track_caller]
-fn core_of(pod: &Pod) -> String {
+pub(crate) fn core_of(pod: &Pod) -> String {
     pod.wait_log("arming");
     let core = read(&format!("{}/cpuset.cpus", cgroup(pod)));
     assert!(["1", "2", "3"].contains(&&*core), "{core}");
     core
-}
-
-/// A core is put back whatever happens.
-struct Offline(String);
-
-impl Offline {
-    #[track_caller]
-    fn take(core: &str) -> Offline {
-        let file = format!("/sys/devices/system/cpu/cpu{core}/online");
-        fs::write(&file, "0").expect("a CPU can be taken offline");
-        Offline(file)
-    }
-}
-
-impl Drop for Offline {
-    fn drop(&mut self) {
-        let _ = fs::write(&self.0, "1");
-    }
-}
-
-#[track_caller]
-fn wait_agents_word(node: &Node, since: usize, words: &str) {
-    until(words, SOON, || {
-        let log = node.agent_log();
-        let new = log.get(since..).unwrap_or_default();
-        Ok(if new.contains(words) { Seen::Done(()) } else { Seen::NotYet(new.to_owned()) })
-    });
-}
-
-#[test]
-fn a_core_that_goes_offline_is_told_to_its_owner_and_offered_to_nobody_until_it_is_back() {
-    let node = Node::get();
-    let pod = node.pod("offline", "report", "spin");
-    let core = core_of(&pod);
-    let before = node.agent_log().len();
-    let offline = Offline::take(&core);
-    let told = pod.wait_told("that its core is gone", |note| {
-        note.starts_with(&format!("CPU {core} of container app is offline"))
-    });
-    assert_eq!(told["reason"], "CoresUnavailable");
-    wait_agents_word(node, before, &format!("why=\"core {core} is offline\""));
-    drop(offline);
-    wait_agents_word(node, before, "this core is fit again");
-    drop(pod);
 }
 
 struct Sleeper(Child);
@@ -116,7 +72,7 @@ fn beside_shared_cpus_everybody_elses_cgroup_leaves_the_core_and_gets_it_back() 
     let file = format!("{}/cpuset.cpus.effective", cgroup(&other));
     let before = read(&file);
     let strict = node.pod("beside", "shared", "control");
-    strict.wait_log("arming");
+    strict.wait_log("calls=");
     let own = read(&format!("{}/cpuset.cpus", cgroup(&strict)));
     let core = own.rsplit([',', '-']).next().unwrap_or_default().to_owned();
     if !isolated_by_boot() {
