@@ -22,7 +22,7 @@ pub struct Cli {
 pub enum Command {
     /// Run the node agent: NRI plugin, device plugin and guard.
     ///
-    /// Needs root, or CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_OVERRIDE, and a kernel with BTF.
+    /// Needs root, or the capabilities that the chart's DaemonSet names with their reasons, and a kernel with BTF.
     Agent(Box<AgentArgs>),
     /// Ask nodes to let go: no cores published, nothing pinned. All of them, or none: fails, and names the pods, while
     /// strict pods run.

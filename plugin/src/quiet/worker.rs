@@ -55,7 +55,8 @@ pub enum NotReady {
     #[error(transparent)]
     NotQuietEnough(#[from] NotQuietEnough),
     #[error(
-        "the cores are not quiet yet: the node's settings take longer than usual; the kubelet tries again by itself"
+        "the cores are not quiet yet: the node's settings take longer than usual; the kubelet tries again by itself, unless \
+         the pod has restartPolicy: Never: then make it anew"
     )]
     NotYet,
     #[error("the cores cannot be made quiet: {0}; see the agent's log, the kubelet tries again by itself")]
