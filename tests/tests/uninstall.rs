@@ -24,6 +24,32 @@ fn an_agent_that_is_told_to_stop_changes_nothing_for_strict_pods() {
     assert_eq!(pod.restarts("app"), 0);
 }
 
+/// As the hook leaves a node when it is killed in between.
+#[test]
+fn a_release_whose_asker_died_ends_by_itself_and_the_node_serves_again() {
+    let testbed = Testbed::from_env();
+    testbed.install_product();
+    let node = testbed.node();
+    for release in [false, true] {
+        let until = node.sh("date -u -d '20 seconds' +%Y-%m-%dT%H:%M:%S.000000Z");
+        let patch =
+            format!(r#"{{"spec": {{"cordon": true, "release": {release}, "until": "{}"}}}}"#, until.trim());
+        testbed.run_kubectl(&["patch", "dataplanenode", node.name(), "--type=merge", "-p", &patch]);
+        let status = if release { "True" } else { "False" };
+        testbed.run_kubectl(&[
+            "wait",
+            "dataplanenode",
+            node.name(),
+            &format!("--for=condition=Released={status}"),
+            "--timeout=15s",
+        ]);
+        testbed.wait_cores(0);
+        assert_eq!(is_pinned(&node), !release);
+        testbed.wait_cores(1);
+        assert!(is_pinned(&node));
+    }
+}
+
 #[test]
 fn uninstalling_names_the_pods_in_its_way_and_then_leaves_the_node_as_it_was() {
     let testbed = Testbed::from_env();
