@@ -45,7 +45,7 @@ pub(super) struct Parameter {
 #[serde(rename_all = "camelCase")]
 pub(super) enum Needs {
     Boot,
-    /// The agent does the same when it starts; from the boot on it holds earlier. Asks for no reboot.
+    /// The agent does the same while cores are granted; from the boot on it holds earlier. Asks for no reboot.
     Nothing,
 }
 
@@ -140,7 +140,7 @@ pub(super) fn make(facts: &Facts, policy: CpuManager, system: Option<&CpuSet>) -
         left_out.push(LeftOut { parameter: "isolcpus=domain", reason: why, source: CGROUP });
     }
     let reason =
-        "interrupts of drivers start on housekeeping CPUs; the agent moves them when it starts".into();
+        "interrupts of drivers start on housekeeping CPUs; the agent moves them only while cores are granted".into();
     add(Setting::IrqAffinity(facts.housekeeping.clone()), reason);
     left_out.extend(NOWHERE);
     let missing = kernel.iter().filter(|parameter| parameter.needs == Needs::Boot);

@@ -27,7 +27,7 @@ fn a_kernel_with_partitions_needs_two_parameters_from_the_boot() {
                                                    Documentation/admin-guide/kernel-parameters.txt
         isolcpus=managed_irq,2-3      missing      interrupts that the kernel manages itself (NVMe, virtio queues) prefer housekeeping CPUs
                                                    Documentation/admin-guide/kernel-parameters.txt
-        irqaffinity=0-1               at run time  interrupts of drivers start on housekeeping CPUs; the agent moves them when it starts
+        irqaffinity=0-1               at run time  interrupts of drivers start on housekeeping CPUs; the agent moves them only while cores are granted
                                                    Documentation/admin-guide/kernel-parameters.txt
 
         NOT NEEDED
@@ -75,7 +75,7 @@ fn an_old_machine_gets_what_its_kernel_understands() {
                                                           Documentation/admin-guide/kernel-parameters.txt
         isolcpus=managed_irq,domain,1-3,5-7  missing      interrupts that the kernel manages itself (NVMe, virtio queues) prefer housekeeping CPUs; domain: cgroup v1 has no isolated partitions
                                                           Documentation/admin-guide/kernel-parameters.txt
-        irqaffinity=0,4                      at run time  interrupts of drivers start on housekeeping CPUs; the agent moves them when it starts
+        irqaffinity=0,4                      at run time  interrupts of drivers start on housekeeping CPUs; the agent moves them only while cores are granted
                                                           Documentation/admin-guide/kernel-parameters.txt
 
         NOT NEEDED
