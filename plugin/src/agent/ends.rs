@@ -79,9 +79,11 @@ fn looked_for(claims: Vec<(String, Option<i32>)>) -> Vec<(String, bool)> {
 
 /// Its first process, or a cgroup of its name: one that was made and not started yet has both.
 pub fn lives(container_id: &str, pid: Option<i32>) -> bool {
-    if let Some(pid) = pid {
-        let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup"));
-        return cgroups.is_ok_and(|cgroups| cgroups.contains(container_id));
+    let is_its = |pid: i32| {
+        fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|cgroups| cgroups.contains(container_id))
+    };
+    if pid.is_some_and(is_its) {
+        return true;
     }
     let v1 = Path::new("/sys/fs/cgroup/cpuset");
     let root = if v1.join("cpuset.cpus").exists() { v1 } else { Path::new("/sys/fs/cgroup") };

@@ -140,7 +140,8 @@ pub(super) fn make(facts: &Facts, policy: CpuManager, system: Option<&CpuSet>) -
         left_out.push(LeftOut { parameter: "isolcpus=domain", reason: why, source: CGROUP });
     }
     let reason =
-        "interrupts of drivers start on housekeeping CPUs; the agent moves them only while cores are granted".into();
+        "interrupts of drivers start on housekeeping CPUs; the agent moves them only while cores are granted"
+            .into();
     add(Setting::IrqAffinity(facts.housekeeping.clone()), reason);
     left_out.extend(NOWHERE);
     let missing = kernel.iter().filter(|parameter| parameter.needs == Needs::Boot);
