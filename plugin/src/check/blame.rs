@@ -51,8 +51,10 @@ pub(super) fn put_down(measured: &[Measured], findings: &mut [Finding]) {
     if measured.is_empty() {
         return;
     }
+    // What nobody told may be anything's.
+    let is_whole = measured.iter().all(|core| core.causes.iter().all(|cause| cause.trace.is_some()));
     for finding in &mut *findings {
-        if ALL.iter().any(|item| item.name == finding.item) {
+        if is_whole && ALL.iter().any(|item| item.name == finding.item) {
             finding.entries_per_minute = Some(0.0);
         }
     }

@@ -110,3 +110,18 @@ fn what_was_not_measured_is_not_zero() {
     put_down(&[], &mut findings);
     assert_eq!(findings[0].entries_per_minute, None);
 }
+
+#[test]
+fn what_nobody_told_of_may_be_anythings() {
+    let mut lost = core(1, vec![(ipi("nohz_full_kick_func"), 60.0)]);
+    lost.causes.push(CauseRate {
+        cause: "not told".into(),
+        class: "interrupt",
+        per_minute: 9.0,
+        trace: None,
+    });
+    let mut findings = vec![NOHZ_FULL.is(State::Good, "", ""), FAIR_SERVER.is(State::Missing, "", "")];
+    put_down(&[lost], &mut findings);
+    let rates = findings.iter().map(|finding| finding.entries_per_minute).collect::<Vec<_>>();
+    assert_eq!(rates, [None, Some(60.0)]);
+}

@@ -103,8 +103,6 @@ enum CheckError {
     Granted(#[from] GuardError),
     #[error("no CPU is isolated or in nohz_full: name those to measure by --cpu")]
     NothingIsQuiet,
-    #[error("measure")]
-    Measure(#[from] measure::MeasureError),
 }
 
 #[derive(Debug, Serialize)]
@@ -158,7 +156,10 @@ fn check(args: &CheckArgs) -> Result<Report, CheckError> {
         let (chosen, others) = candidates::choose(&cores, &in_use, args.beside_strict_pods);
         left_out = others;
         if let Some(chosen) = chosen {
-            measured = measure::measure(&chosen, topology.nohz_full.as_ref(), time)?;
+            match measure::measure(&chosen, topology.nohz_full.as_ref(), time) {
+                Ok(told) => measured = told,
+                Err(error) => left_out.push(LeftOut { cpus: chosen, why: with_causes(&error) }),
+            }
         }
     }
     let facts = probe::read(root, &args.pin_dir, &topology, &cores);

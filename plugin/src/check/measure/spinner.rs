@@ -16,7 +16,6 @@ use std::{
 use nix::{
     errno::Errno,
     libc,
-    sched::{CpuSet as Mask, sched_setaffinity},
     sys::{
         signal::{Signal, kill, raise},
         wait::{WaitPidFlag, WaitStatus, waitpid},
@@ -28,7 +27,13 @@ use rustix::{
     process::{getppid, set_parent_process_death_signal},
 };
 
-use crate::{cores::set::CpuId, exec::child::OUR_FAILURE};
+use crate::{
+    cores::{
+        affinity,
+        set::{CpuId, CpuSet},
+    },
+    exec::child::OUR_FAILURE,
+};
 
 pub const SUBCOMMAND: &str = "check-spinner";
 
@@ -190,9 +195,8 @@ fn prepare(parent: &str, cpu: &str) -> Result<(), NotSpinning> {
     if getppid().map(|pid| pid.as_raw_nonzero().to_string()).as_deref() != Some(parent) {
         return Err(NotSpinning::ParentGone);
     }
-    let mut mask = Mask::new();
-    let number: usize = cpu.parse().map_err(|_| NotSpinning::Usage)?;
-    mask.set(number).and_then(|()| sched_setaffinity(Pid::from_raw(0), &mask)).map_err(NotSpinning::Affinity)
+    let cpu = cpu.parse().ok().and_then(CpuId::new).ok_or(NotSpinning::Usage)?;
+    affinity::restrict(Pid::from_raw(0), &CpuSet::from(cpu)).map_err(NotSpinning::Affinity)
 }
 
 fn exec(parent: &str, cpu: &str, stage: &str) -> Result<Never, NotSpinning> {
