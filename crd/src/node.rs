@@ -84,6 +84,10 @@ pub struct DataplaneNodeStatus {
     #[serde(default)]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["setting"]))]
     pub settings: Vec<Setting>,
+    /// What `quietcore check` finds wanting on this node, as of the last minute; what is in order is not listed.
+    #[serde(default)]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["item"]))]
+    pub findings: Vec<Finding>,
     /// Interrupts that cannot be moved off the cores, by number and handler: 24 (nvme0q1).
     #[serde(default)]
     #[schemars(length(max = 256))]
@@ -153,6 +157,29 @@ pub struct Setting {
     /// What the kernel said, where it did not take it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Finding {
+    /// Its name in the table of `quietcore check`.
+    pub item: String,
+    #[serde(default)]
+    pub state: FindingState,
+    #[serde(default)]
+    pub found: String,
+    /// What to change.
+    #[serde(default)]
+    pub remedy: String,
+}
+
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FindingState {
+    /// Strict pods run less well without it.
+    #[default]
+    Missing,
+    /// The file that tells could not be read.
+    Unknown,
 }
 
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]

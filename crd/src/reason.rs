@@ -141,6 +141,8 @@ pub enum ConditionReason {
     NotAllKept,
     /// Node, RebootRequired=False: the boot settings that were written are in force, or none were.
     InForce,
+    /// Node, RebootRequired=Unknown: what `quietcore node apply` wrote down cannot be read; the message says why.
+    NotKnown,
     /// Node, RebootRequired=True: the message names what is not in force yet.
     NotInForce,
     /// Node, Conflicted=False.
@@ -150,7 +152,7 @@ pub enum ConditionReason {
 }
 
 impl ConditionReason {
-    pub const ALL: [ConditionReason; 16] = [
+    pub const ALL: [ConditionReason; 17] = [
         ConditionReason::PolicyAccepted,
         ConditionReason::PolicyRefused,
         ConditionReason::Serving,
@@ -165,6 +167,7 @@ impl ConditionReason {
         ConditionReason::NotAllKept,
         ConditionReason::InForce,
         ConditionReason::NotInForce,
+        ConditionReason::NotKnown,
         ConditionReason::NobodyElse,
         ConditionReason::OthersSetCpus,
     ];
@@ -184,6 +187,7 @@ impl ConditionReason {
             ConditionReason::AllKept => "AllKept",
             ConditionReason::NotAllKept => "NotAllKept",
             ConditionReason::InForce => "InForce",
+            ConditionReason::NotKnown => "NotKnown",
             ConditionReason::NotInForce => "NotInForce",
             ConditionReason::NobodyElse => "NobodyElse",
             ConditionReason::OthersSetCpus => "OthersSetCpus",

@@ -65,7 +65,9 @@ fn a_grant_is_seen_on_the_machine_in_the_node_object_and_by_its_owner_and_goes_w
         };
         let interval = setting("vm.stat_interval").unwrap_or_default();
         let told = interval["state"] == "Kept" && interval["before"] == "1" && interval["now"] == "120";
-        Ok(if told && status["cores"][0]["state"] == "Granted" {
+        let findings = status["findings"].as_array().cloned().unwrap_or_default();
+        let ticks = findings.iter().any(|finding| finding["item"] == "nohz_full");
+        Ok(if told && ticks && status["cores"][0]["state"] == "Granted" {
             Seen::Done(())
         } else {
             Seen::NotYet(status)

@@ -19,6 +19,7 @@ pub mod visitors;
 pub mod changes;
 pub mod node_object;
 mod node_quiet;
+mod findings;
 mod wish;
 pub mod release;
 pub mod resume;

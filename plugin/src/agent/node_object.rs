@@ -16,7 +16,7 @@ use kube::{
 };
 use quietcore_crd::{
     DataplaneNode,
-    node::{Core, CoreState, DataplaneNodeSpec, DataplaneNodeStatus, SystemCallTax},
+    node::{Core, CoreState, DataplaneNodeSpec, DataplaneNodeStatus, Finding, SystemCallTax},
     reason::ConditionReason,
 };
 use tokio::sync::watch;
@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use super::{
     gate::Seen,
     node_quiet,
+    quieting::BootSettings,
     wish::{Wish, answer, wish},
 };
 use crate::{
@@ -39,7 +40,6 @@ use crate::{
         load::{Guard, GuardError},
         tax::Tax,
     },
-    node::Missing,
     quiet::worker::{Quiet, Standing},
     violation::text::fit_note,
 };
@@ -60,8 +60,10 @@ pub struct NodeObject {
     pub offer: watch::Receiver<Option<CpuSet>>,
     pub quiet: Quiet,
     pub topology: Live,
+    /// What `quietcore check` finds wanting.
+    pub findings: watch::Receiver<Vec<Finding>>,
     /// Boot settings that were written and are not in force.
-    pub missing: watch::Receiver<Vec<Missing>>,
+    pub missing: watch::Receiver<BootSettings>,
     pub coexistence: Coexistence,
     pub registered: watch::Receiver<bool>,
     /// Why this node publishes nothing, if it does not.
@@ -252,9 +254,13 @@ impl NodeObject {
             None => condition("Quiet", "True", ConditionReason::AllKept, String::new(), before),
             Some(words) => condition("Quiet", "False", ConditionReason::NotAllKept, words, before),
         });
-        conditions.push(match self.missing.borrow().as_slice() {
-            [] => condition("RebootRequired", "False", ConditionReason::InForce, String::new(), before),
-            missing => {
+        conditions.push(match self.missing.borrow().as_deref() {
+            Err(why) => {
+                let words = fit_note(why.clone());
+                condition("RebootRequired", "Unknown", ConditionReason::NotKnown, words, before)
+            }
+            Ok([]) => condition("RebootRequired", "False", ConditionReason::InForce, String::new(), before),
+            Ok(missing) => {
                 let words = missing.iter().map(|missing| format!("{}: {}", missing.parameter, missing.found));
                 let words = fit_note(words.collect::<Vec<_>>().join("; "));
                 condition("RebootRequired", "True", ConditionReason::NotInForce, words, before)
@@ -278,6 +284,7 @@ impl NodeObject {
         DataplaneNodeStatus {
             cores: self.cores(offer.as_ref(), &grants, &standing),
             settings: node_quiet::settings(&standing),
+            findings: self.findings.borrow().clone(),
             fixed_interrupts: node_quiet::fixed_interrupts(&standing),
             not_restored: node_quiet::not_restored(&standing),
             isolated_cpus: published.map(|cpus| cpus.to_string()).unwrap_or_default(),

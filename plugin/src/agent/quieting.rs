@@ -32,6 +32,9 @@ use crate::{
     report::{ContainerInfo, Reason, Reporter, Subject},
 };
 
+/// Those that are missing.
+pub type BootSettings = Result<Vec<Missing>, String>;
+
 /// They change with a boot, or by a command that a person runs.
 const BOOT_SETTINGS_EVERY: Duration = Duration::from_secs(60);
 
@@ -96,19 +99,18 @@ pub async fn follow(grants: Arc<Grants>, quiet: Quiet) {
 }
 
 /// What `quietcore node apply` wrote on this node and the running kernel was not booted with.
-pub fn follow_boot_settings(state_dir: PathBuf, host_root: PathBuf) -> watch::Receiver<Vec<Missing>> {
-    let (sender, missing) = watch::channel(Vec::new());
+/// `Err`: whether it is in force is not known.
+pub fn follow_boot_settings(state_dir: PathBuf, host_root: PathBuf) -> watch::Receiver<BootSettings> {
+    let (sender, missing) = watch::channel(Ok(Vec::new()));
     tokio::spawn(async move {
         let mut every = tokio::time::interval(BOOT_SETTINGS_EVERY);
         loop {
             every.tick().await;
-            match node::reboot_required(&state_dir, &host_root) {
-                Ok(now) => sender.send_if_modified(|known| std::mem::replace(known, now.clone()) != now),
-                Err(error) => {
-                    tracing::warn!(%error, "whether boot settings are in force is not known");
-                    false
-                }
-            };
+            let now = node::reboot_required(&state_dir, &host_root).map_err(|error| error.to_string());
+            let news = sender.send_if_modified(|known| std::mem::replace(known, now.clone()) != now);
+            if let (true, Err(error)) = (news, &now) {
+                tracing::warn!(%error, "whether boot settings are in force is not known");
+            }
         }
     });
     missing

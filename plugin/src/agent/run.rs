@@ -10,6 +10,7 @@ use tokio::{
 
 use super::{
     containers::Containers,
+    findings,
     http::{self, ListenError, Pages, Readiness},
     quieting::{self, Owners, QuietingError},
     shim_file::{self, ShimFileError},
@@ -88,11 +89,8 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
     let node = node_name.unwrap_or_else(start::hostname);
     let (reporter, reporting) = start::reporter(&node, client.clone(), Arc::clone(&metrics))?;
     let containers = Arc::<Containers>::default();
-    let owners_of_cores = Owners {
-        grants: Arc::clone(&grants),
-        containers: Arc::clone(&containers),
-        reporter: reporter.clone(),
-    };
+    let (grants_, containers_) = (Arc::clone(&grants), Arc::clone(&containers));
+    let owners_of_cores = Owners { grants: grants_, containers: containers_, reporter: reporter.clone() };
     let quiet = quieting::start(&host_root, &state_dir, &topology, &isolated_cpus, &owners_of_cores)?;
     let parts = start::Parts {
         node,
@@ -106,6 +104,7 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
         readiness: Arc::new(Readiness::of(&["kubelet", "nri", "policies"])),
         seen: watch::Sender::default(),
         published: watch::Sender::default(),
+        findings: findings::follow(&host_root, isolated_cpus.clone()),
         missing: quieting::follow_boot_settings(state_dir.clone(), host_root),
         coexistence: start::coexistence(&kubelet_dir),
     };

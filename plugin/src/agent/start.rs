@@ -9,6 +9,7 @@ use std::{
 };
 
 use prometheus_client::registry::Registry;
+use quietcore_crd::node::Finding;
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::JoinHandle,
@@ -23,7 +24,7 @@ use super::{
     health::Health,
     http::Readiness,
     node_object::NodeObject,
-    quieting,
+    quieting::{self, BootSettings},
     records::Records,
     run::AgentError,
     timed::Timed,
@@ -46,7 +47,6 @@ use crate::{
         support::Kernel,
     },
     metrics::Metrics,
-    node::Missing,
     nri::session,
     policy::{
         dir::{self, DirError},
@@ -74,8 +74,10 @@ pub(super) struct Parts {
     pub(super) seen: watch::Sender<Seen>,
     pub(super) published: watch::Sender<Option<Published>>,
     pub(super) quiet: Quiet,
+    /// What `quietcore check` finds wanting.
+    pub(super) findings: watch::Receiver<Vec<Finding>>,
     /// Boot settings that were written and are not in force.
-    pub(super) missing: watch::Receiver<Vec<Missing>>,
+    pub(super) missing: watch::Receiver<BootSettings>,
     pub(super) coexistence: Coexistence,
 }
 
@@ -243,6 +245,7 @@ pub(super) fn kubernetes(
         offer: offered,
         quiet: parts.quiet.clone(),
         topology: parts.topology.clone(),
+        findings: parts.findings.clone(),
         missing: parts.missing.clone(),
         coexistence: parts.coexistence.clone(),
         registered,
