@@ -10,6 +10,7 @@ use std::{
 
 use super::containers::Containers;
 use crate::{
+    coexist::watch::Coexistence,
     cores::{grants::Grants, ledger::Grant, reconcile::Unseen},
     guard::load::Guard,
 };
@@ -24,11 +25,13 @@ pub struct Ends {
     pub grants: Arc<Grants>,
     pub containers: Arc<Containers>,
     pub guard: Arc<Guard>,
+    pub coexistence: Coexistence,
 }
 
 impl Ends {
     /// Tolerates a container that is long gone, or was none of ours.
     pub fn end(&self, container_id: &str) {
+        self.coexistence.peers().ended(container_id);
         if let Some(grant) = self.grants.change(|ledger| ledger.release(container_id)) {
             tracing::info!(step = 3, pod = grant.holder.pod, cpus = %grant.cpus, "cores are free again");
             self.forget(&grant);

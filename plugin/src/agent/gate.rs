@@ -284,14 +284,13 @@ impl Gate {
         self.reporter.event(Subject::Container(info), Reason::PolicyStale, note);
     }
 
-    fn end(&self, container: &Container) {
-        self.coexistence.peers().ended(&container.id);
-        self.ends().end(&container.id);
-    }
-
-    pub(super) fn ends(&self) -> Ends {
-        let (grants, containers) = (Arc::clone(&self.grants), Arc::clone(&self.containers));
-        Ends { grants, containers, guard: Arc::clone(&self.guard) }
+    pub fn ends(&self) -> Ends {
+        Ends {
+            grants: Arc::clone(&self.grants),
+            containers: Arc::clone(&self.containers),
+            guard: Arc::clone(&self.guard),
+            coexistence: self.coexistence.clone(),
+        }
     }
 
     /// What the ledger says runs here, for the time until the runtime tells.
@@ -328,7 +327,7 @@ impl Handler for Gate {
     }
 
     fn create_abandoned(&mut self, container: Container) {
-        self.end(&container);
+        self.ends().end(&container.id);
     }
 
     fn start(&mut self, pod: PodSandbox, container: Container) -> Result<(), Refusal> {
@@ -349,11 +348,11 @@ impl Handler for Gate {
     }
 
     fn stop(&mut self, container: Container) {
-        self.end(&container);
+        self.ends().end(&container.id);
     }
 
     fn remove(&mut self, container: Container) {
-        self.end(&container);
+        self.ends().end(&container.id);
     }
 
     fn validated(&mut self, seen: Validated) {

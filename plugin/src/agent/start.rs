@@ -301,8 +301,13 @@ fn health(parts: &Parts, isolated: CpuSet) {
 /// What changes with the ledger, and what changes it beside the containers.
 pub(super) fn follow_cores(parts: &Parts, isolated: &CpuSet) {
     health(parts, isolated.clone());
-    let (grants, containers) = (Arc::clone(&parts.grants), Arc::clone(&parts.containers));
-    tokio::spawn(Ends { grants, containers, guard: Arc::clone(&parts.guard) }.follow());
+    let ends = Ends {
+        grants: Arc::clone(&parts.grants),
+        containers: Arc::clone(&parts.containers),
+        guard: Arc::clone(&parts.guard),
+        coexistence: parts.coexistence.clone(),
+    };
+    tokio::spawn(ends.follow());
     tokio::spawn(quieting::follow(Arc::clone(&parts.grants), parts.quiet.clone()));
     tokio::spawn(quieting::forget_stale(
         Arc::clone(&parts.grants),

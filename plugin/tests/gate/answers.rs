@@ -1,146 +1,20 @@
-//! Steps 2 to 4b where they meet: what the agent's gate answers for runtimes of every age, with the real guard
-//! behind it. Needs root and a bpffs, as the guard does.
-#![expect(clippy::unwrap_used, reason = "a test that cannot set up its world fails")]
+//! What the gate answers for runtimes of every age, for shared CPUs, and what it notes of others.
 
-use std::{
-    collections::HashMap,
-    fs, io,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
-};
+use std::fs;
 
 use quietcore::{
-    agent::{cpus_file::CpusFiles, gate::Gate},
     arm::plan::SHIM_PATH,
-    coexist::{
-        known::Known,
-        watch::{Coexistence, KubeletFiles},
-    },
-    cores::{
-        grants::Grants,
-        set::CpuSet,
-        token::Token,
-        topology::{Topology, live::Live},
-    },
-    guard::{detector::Detector, load::Guard},
-    metrics::Metrics,
+    coexist::known::Known,
     nri::{
         adjust::{CPUS_PATH, TRIPWIRE},
         handler::Handler as _,
         validate::{Plugin, Validated},
         version::Runtime,
     },
-    policy::{dir, store::PolicyStore},
-    quiet::{
-        judge::Boot,
-        kernel::Host,
-        worker::{Quiet, Start},
-    },
-    report::{Config, Destination, Reporter},
-    violation::symbolize::{Symbolizer, parent::Children},
 };
-use quietcore_proto::nri::{Container, LinuxContainer, LinuxCpu, LinuxResources, Mount, PodSandbox};
+use quietcore_proto::nri::{Container, LinuxContainer, LinuxResources, Mount, PodSandbox};
 
-struct World {
-    gate: Gate,
-    _state: tempfile::TempDir,
-}
-
-impl World {
-    fn new() -> World {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let pins = PathBuf::from(format!("/sys/fs/bpf/quietcore-gate-{}-{number}", std::process::id()));
-        let state = tempfile::tempdir().unwrap();
-        let symbolizer = Symbolizer::new("/proc".into(), Children::new("/bin/false".into(), Duration::ZERO));
-        let config = Config::new("node".to_owned(), |_| None);
-        let metrics = Arc::new(Metrics::default());
-        let log = Box::new(io::sink());
-        // Nobody runs its task: what the gate reports is no part of this.
-        let (reporter, _) = Reporter::new(config, Destination::LogOnly, symbolizer, metrics, log);
-        let topology = Topology::new(cpus("0-1"), vec![(0, cpus("0")), (1, cpus("1"))], vec![]);
-        let grants = Arc::new(Grants::open(state.path().join("ledger.json"), &cpus("1")).unwrap());
-        let quiet = quiet(state.path(), &grants);
-        let gate = Gate {
-            grants,
-            topology: Live::new(topology),
-            policies: Arc::new(PolicyStore::open(None)),
-            guard: Arc::new(Guard::start(Path::new(&pins), Detector::Tracepoint, &cpus("1")).unwrap()),
-            containers: Arc::default(),
-            reporter,
-            shim_on_node: "/var/lib/quietcore/shim/quietcore-shim".into(),
-            cpus_files: CpusFiles::open(state.path(), std::iter::empty()),
-            quiet,
-            seen: tokio::sync::watch::Sender::default(),
-            coexistence: coexistence(state.path()),
-        };
-        World { gate, _state: state }
-    }
-
-    /// As the kubelet's Allocate leaves it.
-    async fn strict(&self) -> Container {
-        let token = Token::random().unwrap();
-        self.gate.grants.allocate(token.clone(), cpus("1")).await.unwrap();
-        let tripwire = Mount { destination: TRIPWIRE.to_owned(), ..Mount::default() };
-        Container {
-            annotations: HashMap::from([("grant.quietcore.io/token".to_owned(), token.as_str().to_owned())]),
-            mounts: vec![tripwire],
-            ..ordinary()
-        }
-    }
-}
-
-/// Of a kubelet that is not there.
-fn coexistence(state: &Path) -> Coexistence {
-    let (_, view) = tokio::sync::watch::channel(None);
-    let files = KubeletFiles::beside(&state.join("device-plugins"));
-    Coexistence { files, view, sooner: Arc::default(), peers: Arc::default() }
-}
-
-/// Of a kernel that has no settings at all.
-fn quiet(state: &Path, grants: &Arc<Grants>) -> Quiet {
-    let host = state.join("host");
-    let boot_id = host.join("proc/sys/kernel/random/boot_id");
-    fs::create_dir_all(boot_id.parent().unwrap()).unwrap();
-    fs::write(boot_id, "boot\n").unwrap();
-    let start = Start {
-        host: Host::new(host),
-        journal: state.join("settings.json"),
-        grants: Arc::clone(grants),
-        online: cpus("0-1"),
-        housekeeping: cpus("0"),
-        boot: Boot::default(),
-    };
-    start.spawn(Box::new(|_| {})).unwrap()
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        self.gate.guard.unpin().unwrap();
-    }
-}
-
-fn cpus(list: &str) -> CpuSet {
-    list.parse().unwrap()
-}
-
-fn ordinary() -> Container {
-    Container {
-        id: "0123".to_owned(),
-        name: "app".to_owned(),
-        args: vec!["/app".to_owned(), "--poll".to_owned()],
-        ..Container::default()
-    }
-}
-
-fn pod() -> PodSandbox {
-    PodSandbox { name: "poller".to_owned(), namespace: "default".to_owned(), ..PodSandbox::default() }
-}
+use crate::world::{Init, World, cpus, made, on, ordinary, pod};
 
 const NOT_CREATED_BY_US: &str = "quietcore: this strict container was not created through quietcore's agent: \
      delete the pod so that it is made anew";
@@ -254,11 +128,6 @@ async fn whoever_wants_a_strict_container_elsewhere_is_remembered_until_it_ends(
     assert!(asked(&world).is_empty());
 }
 
-fn on(cpus: &str) -> LinuxResources {
-    let cpu = LinuxCpu { cpus: cpus.to_owned(), ..LinuxCpu::default() };
-    LinuxResources { cpu: Some(cpu), ..LinuxResources::default() }
-}
-
 #[tokio::test]
 async fn the_pod_that_an_old_runtime_refused_is_created_after_the_upgrade() {
     let mut world = World::new();
@@ -274,23 +143,11 @@ async fn the_pod_that_an_old_runtime_refused_is_created_after_the_upgrade() {
     assert_eq!(world.gate.grants.read(|ledger| ledger.grants().count()), 1);
 }
 
-/// Under a policy of the pod's namespace.
-fn pod_under(world: &World, spec: &str) -> PodSandbox {
-    let folder = tempfile::tempdir().unwrap();
-    let policy = format!(
-        "apiVersion: quietcore.io/v1alpha1\nkind: DataplanePolicy\nmetadata: {{name: p}}\nspec: {spec}\n"
-    );
-    fs::write(folder.path().join("p.yaml"), policy).unwrap();
-    dir::load(folder.path(), &world.gate.policies).unwrap();
-    let annotation = ("policy.quietcore.io/pod".to_owned(), "p".to_owned());
-    PodSandbox { annotations: HashMap::from([annotation]), ..pod() }
-}
-
 #[tokio::test]
 async fn shared_cpus_are_housekeeping_ones_and_the_container_is_told_which() {
     let mut world = World::new();
     world.gate.configured(Runtime::new("containerd", "v2.3.4", ""));
-    let pod = pod_under(&world, "{arm: {at: Settled}, cores: {sharedCpus: 1}}");
+    let pod = world.pod_under("{arm: {at: Settled}, cores: {sharedCpus: 1}}");
     let strict = world.strict().await;
     let adjustment = world.gate.create(pod.clone(), strict.clone()).unwrap().unwrap();
     assert_eq!(adjustment.args[1], "v2 cpus=1 shared=0 provider=none arm=prctl locked=no");
@@ -314,7 +171,7 @@ async fn shared_cpus_are_housekeeping_ones_and_the_container_is_told_which() {
 async fn more_shared_cpus_than_the_node_has_are_refused_with_their_number() {
     let mut world = World::new();
     world.gate.configured(Runtime::new("containerd", "v2.3.4", ""));
-    let pod = pod_under(&world, "{cores: {sharedCpus: 2}}");
+    let pod = world.pod_under("{cores: {sharedCpus: 2}}");
     let strict = world.strict().await;
     let refusal = world.gate.create(pod, strict).unwrap_err().to_string();
     let expect = "quietcore: the policy asks for sharedCpus: 2, and this node has 1 housekeeping CPUs besides those it \
@@ -327,19 +184,13 @@ async fn more_shared_cpus_than_the_node_has_are_refused_with_their_number() {
 async fn a_container_that_lacks_its_shared_cpu_does_not_start() {
     let mut world = World::new();
     world.gate.configured(Runtime::new("containerd", "v2.3.4", ""));
-    let pod = pod_under(&world, "{arm: {at: Settled}, cores: {sharedCpus: 1}}");
+    let pod = world.pod_under("{arm: {at: Settled}, cores: {sharedCpus: 1}}");
     let strict = world.strict().await;
     let adjustment = world.gate.create(pod.clone(), strict.clone()).unwrap().unwrap();
-    // As the runtime's init would be, where somebody else's cpuset holds the grant alone.
-    let mut init = Command::new("taskset").args(["-c", "1", "sleep", "60"]).spawn().unwrap();
-    let affinity = format!("/proc/{}/status", init.id());
-    while !fs::read_to_string(&affinity).unwrap().contains("Cpus_allowed_list:\t1\n") {
-        std::thread::yield_now();
-    }
-    let started = Container { args: adjustment.args, mounts: vec![], pid: init.id(), ..strict };
+    // Where somebody else's cpuset holds the grant alone.
+    let init = Init::on("1");
+    let started = made(&strict, &adjustment, &init);
     let refusal = world.gate.start(pod, started).unwrap_err().to_string();
-    init.kill().unwrap();
-    init.wait().unwrap();
     let expect = "quietcore: the container may run on CPUs 1, not on exactly those it was given, 0-1";
     assert!(refusal.starts_with(expect), "{refusal}");
 }

@@ -1,0 +1,1 @@
+//! What a (re)connect to the runtime brings.
