@@ -32,10 +32,21 @@ impl Ends {
     /// Tolerates a container that is long gone, or was none of ours.
     pub fn end(&self, container_id: &str) {
         self.coexistence.peers().ended(container_id);
+        let was_stranger = self.grants.read(|ledger| ledger.is_stranger(container_id));
         if let Some(grant) = self.grants.change(|ledger| ledger.release(container_id)) {
             tracing::info!(step = 3, pod = grant.holder.pod, cpus = %grant.cpus, "cores are free again");
             self.forget(&grant);
         }
+        if was_stranger {
+            tracing::info!(step = 3, container = container_id, "gone, and its cores are free again");
+            self.close_unused();
+        }
+    }
+
+    /// What the guard still watches for a container that the ledger lost, once that is gone too.
+    pub fn close_unused(&self) {
+        let unused = self.grants.change(|ledger| ledger.unused_slots(self.guard.slots.live()));
+        unused.into_iter().for_each(|slot| self.guard.slots.close(slot));
     }
 
     pub fn forget(&self, grant: &Grant) {

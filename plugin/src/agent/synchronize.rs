@@ -26,18 +26,18 @@ impl Gate {
         let strict = live().filter(|container| looks_strict(container));
         let strict = strict.filter_map(|container| stranger(container, pods)).collect();
         let mut ids: Vec<String> = live().map(|container| container.id.clone()).collect();
-        // containerd does not list those whose state it does not know.
+        // containerd does not list those whose state it does not know, and an agent that died in their start has not
+        // written their pid down.
         let unlisted = self.grants.read(|ledger| ledger.grants().collect::<Vec<_>>()).into_iter();
         let unlisted = unlisted.map(|grant| grant.claim).filter(|claim| !ids.contains(&claim.container_id));
-        let running = unlisted.filter(|claim| claim.pid.is_some() && lives(&claim.container_id, claim.pid));
+        let running = unlisted.filter(|claim| lives(&claim.container_id, claim.pid));
         let running: Vec<String> = running.map(|claim| claim.container_id).collect();
         ids.extend(running);
         for gone in self.grants.change(|ledger| ledger.reconcile(&ids, strict)) {
             tracing::info!(step = 3, pod = gone.holder.pod, cpus = %gone.cpus, "ended while the agent was away");
             self.ends().forget(&gone);
         }
-        let unused = self.grants.change(|ledger| ledger.unused_slots(self.guard.slots.live()));
-        unused.into_iter().for_each(|slot| self.guard.slots.close(slot));
+        self.ends().close_unused();
         self.quiet.look();
         for container in live().filter(|container| self.should_be_strict(container, with_pod(container))) {
             let runs = container.state == ContainerState::ContainerRunning as i32;
@@ -47,10 +47,20 @@ impl Gate {
             let grant = self.grants.read(|ledger| ledger.grant(&container.id));
             // Created, and not started yet: the gate is still before it.
             let waiting = !runs && grant.as_ref().is_some_and(|grant| grant.claim.pid.is_none());
-            let watched = grant.is_some_and(|grant| self.guard.slots.is_live(grant.claim.slot));
+            let watched = grant.as_ref().is_some_and(|grant| self.guard.slots.is_live(grant.claim.slot));
             if !watched && !waiting {
-                tracing::error!(step = 4, container = container.name, "strict container without a guard");
-                self.report_unprotected(container, pods);
+                let known = match (grant.is_some(), self.is_still_watched(container)) {
+                    (true, _) => Known::Claimed,
+                    (false, true) => Known::ByGuard,
+                    (false, false) => Known::ByNobody,
+                };
+                tracing::error!(
+                    step = 4,
+                    container = container.name,
+                    ?known,
+                    "strict container that is not as it should be"
+                );
+                self.report_unprotected(container, with_pod(container), known);
             }
         }
     }
@@ -76,8 +86,17 @@ impl Gate {
         looks_strict(container) || pod.is_some_and(from_runtime)
     }
 
-    fn report_unprotected(&self, container: &Container, pods: &[PodSandbox]) {
-        let pod = pods.iter().find(|pod| pod.id == container.pod_sandbox_id);
+    /// Under the slot of an earlier agent, whose programs are pinned.
+    fn is_still_watched(&self, container: &Container) -> bool {
+        let slots = &self.guard.slots;
+        let is_by = |slot| {
+            let watched = |pid| self.guard.is_watched(pid, (slot, slots.generation(slot)));
+            i32::try_from(container.pid).is_ok_and(|pid| matches!(watched(pid), Ok(Some(true))))
+        };
+        container.pid != 0 && slots.live().any(is_by)
+    }
+
+    fn report_unprotected(&self, container: &Container, pod: Option<&PodSandbox>, known: Known) {
         let (namespace, name, uid) = pod.map_or_else(Default::default, |pod| {
             (pod.namespace.as_str(), pod.name.as_str(), pod.uid.as_str())
         });
@@ -89,11 +108,32 @@ impl Gate {
             container_id: container.id.as_str().into(),
             policy: None,
         };
-        let note = "this container holds quietcore cores and the agent does not know it: it started while the agent was \
-                    away, or the node's ledger was lost; nothing of it is reported until the pod is deleted and made anew"
-            .to_owned();
+        let note = unprotected(&container.name, known);
         self.reporter.event(Subject::Container(Arc::new(info)), Reason::Unprotected, note);
     }
+}
+
+/// A strict container that is not as it should be.
+#[derive(Debug, Clone, Copy)]
+enum Known {
+    Claimed,
+    ByGuard,
+    ByNobody,
+}
+
+fn unprotected(container: &str, known: Known) -> String {
+    let what = match known {
+        Known::Claimed => format!("nobody guards container {container}: what was pinned for it is gone"),
+        Known::ByGuard => format!(
+            "the node's ledger has lost container {container}: the guard still judges it as it started, and nothing of that \
+             is reported"
+        ),
+        Known::ByNobody => format!(
+            "nobody guards container {container}, which is to be strict: it started while the agent was away, or the \
+             node's ledger was lost"
+        ),
+    };
+    format!("{what}; delete the pod so that it is made anew")
 }
 
 /// How the ledger knows it, if it is none of its own.

@@ -1,7 +1,7 @@
 //! Step 3: what the ledger tells others: whose cores are to be quiet, which CPUs are nobody's, and what the kubelet may
 //! have forgotten. Pure, as the ledger is.
 
-use super::{Allocation, Ledger, Place, Stranger};
+use super::{Allocation, Holder, Ledger, Place, Stranger};
 use crate::{
     cores::{
         set::{CpuId, CpuSet},
@@ -28,7 +28,8 @@ impl Ledger {
             .allocations
             .values()
             .filter(|allocation| allocation.claim.is_some() || allocation.holder.is_none());
-        wanted.map(wanted_of).chain(self.strangers.iter().map(wanted_of_stranger))
+        let strangers = self.strangers.iter().map(|stranger| wanted_of_stranger(stranger, &self.isolated));
+        wanted.map(wanted_of).chain(strangers)
     }
 
     /// Of these, what is nobody's grant and cannot become one: a container that an earlier run of the agent left may
@@ -48,6 +49,15 @@ impl Ledger {
         let allocations = self.saved.allocations.values().filter(|allocation| allocation.claim.is_some());
         let strangers = self.strangers.iter().map(|stranger| &stranger.cpus);
         allocations.map(|allocation| &allocation.cpus).chain(strangers)
+    }
+
+    /// Whose strict containers are not known to be gone, and on which cores.
+    pub fn holders(&self) -> impl Iterator<Item = (Holder, CpuSet)> + '_ {
+        let strangers = self.strangers.iter().map(|stranger| {
+            let (cores, _) = cores_and_shared(stranger, &self.isolated);
+            (stranger.holder.clone(), cores)
+        });
+        self.grants().map(|grant| (grant.holder, grant.cores)).chain(strangers)
     }
 
     /// Of the kubelet's devices: those whose answer it may replay.
@@ -77,15 +87,24 @@ impl Ledger {
     }
 }
 
+/// What no strict container may get is in its cpuset because it is shared.
+fn cores_and_shared(stranger: &Stranger, isolated: &CpuSet) -> (CpuSet, Option<CpuSet>) {
+    match stranger.cpus.intersection(isolated) {
+        Some(cores) => (cores, stranger.cpus.without(isolated)),
+        None => (stranger.cpus.clone(), None),
+    }
+}
+
 /// Nobody knows its policy any more; its cores are to be left alone all the same.
-fn wanted_of_stranger(stranger: &Stranger) -> Wanted {
+fn wanted_of_stranger(stranger: &Stranger, isolated: &CpuSet) -> Wanted {
+    let (cores, shared) = cores_and_shared(stranger, isolated);
     Wanted {
         number: u64::MAX,
         container_id: Some(stranger.container_id.clone()),
         quieted: Quieted {
-            cores: stranger.cpus.clone(),
-            cpus: stranger.cpus.clone(),
-            shared: None,
+            cpus: cores.clone(),
+            cores,
+            shared,
             cgroup: Some(stranger.cgroup.clone()).filter(|cgroup| !cgroup.is_empty()),
             wakeup_latency_us: None,
             governor: None,

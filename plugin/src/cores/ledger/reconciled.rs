@@ -18,9 +18,18 @@ impl Ledger {
         released
     }
 
+    pub fn is_stranger(&self, container_id: &str) -> bool {
+        self.strangers.iter().any(|stranger| stranger.container_id == container_id)
+    }
+
     /// Before, nothing is known to be over.
     pub fn is_reconciled(&self) -> bool {
         self.is_reconciled
+    }
+
+    /// Is there nobody whom the guard watches (under these slots) and the runtime may yet have to tell of?
+    pub fn knows_all(&self, mut watched: impl Iterator<Item = Slot>) -> bool {
+        self.is_reconciled || watched.all(|slot| self.grants().any(|grant| grant.claim.slot == slot))
     }
 
     /// Of these, which the guard watches, those that nobody needs any more. While there are strangers each may be one's.

@@ -247,6 +247,32 @@ fn what_still_watches_a_lost_container_stays_and_its_cores_stay_quiet() {
 }
 
 #[test]
+fn shared_cpus_of_a_lost_container_are_no_cores_of_it() {
+    let mut ledger = Ledger::empty("2-3".parse().unwrap());
+    for (cpus, expect) in [("0,2", ("2", Some("0"))), ("2", ("2", None)), ("1", ("1", None))] {
+        ledger.reconcile(&["lost".into()], vec![stranger("lost", "old", cpus)]);
+        let wanted = ledger.wanted().next().unwrap().quieted;
+        let [cores, cpus] = [wanted.cores, wanted.cpus].map(|cpus| cpus.to_string());
+        assert_eq!((cores.as_str(), wanted.shared.map(|shared| shared.to_string()).as_deref()), expect);
+        assert_eq!(cpus, cores);
+    }
+}
+
+#[test]
+fn whoever_the_ledger_lost_is_named_and_until_the_runtime_has_told_nobody_is_known_to_be_absent() {
+    let mut ledger = ledger(&[("t", "1")]);
+    let slot = claim(&mut ledger, "t", "p", "c", "1").unwrap().grant.claim.slot;
+    let others = Slot::all().find(|other| *other != slot);
+    assert!(ledger.knows_all([slot].into_iter()));
+    assert!(!ledger.knows_all([slot].into_iter().chain(others)));
+    ledger.reconcile(&["1".into(), "lost".into()], vec![stranger("lost", "old", "2")]);
+    assert!(ledger.knows_all([slot].into_iter().chain(others)));
+    let named: Vec<String> =
+        ledger.holders().map(|(holder, cores)| format!("{} on {cores}", holder.pod)).collect();
+    assert_eq!(named, ["p on 1", "old on 2"]);
+}
+
+#[test]
 fn cpus_of_another_allocator_take_no_token_from_a_pod_that_waits() {
     let mut ledger = ledger(&[("t", "1")]);
     claim(&mut ledger, "t", "p", "c", "1").unwrap();
