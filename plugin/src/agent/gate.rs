@@ -5,6 +5,7 @@
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use quietcore_proto::nri::{Container, ContainerAdjustment, ContainerUpdate, LinuxResources, PodSandbox};
+use tokio::sync::watch::Sender;
 
 use super::{containers::Containers, cpus_file::CpusFiles, ends::Ends, quieting::tell_shortcomings};
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
         token::{self, Token},
         topology::live::Live,
     },
-    guard::{load::Guard, rules::rules},
+    guard::{load::Guard, rules::rules, slots::Slot},
     nri::{
         adjust::{self, TRIPWIRE, Wanted},
         handler::{Handler, Refusal},
@@ -55,6 +56,18 @@ impl Seen {
     pub fn serves(&self) -> bool {
         !self.cordoned && !self.released
     }
+
+    /// In one step, as a claim is made: nobody strict is here, and nothing strict starts from now on. false: somebody is,
+    /// or may be, and all stays as it was. `watched` are the slots that the guard watches.
+    pub fn release(seen: &Sender<Seen>, grants: &Grants, watched: impl Iterator<Item = Slot>) -> bool {
+        grants.read(|ledger| {
+            let nobody = ledger.held().next().is_none() && ledger.knows_all(watched);
+            if nobody {
+                seen.send_modify(|seen| seen.released = true);
+            }
+            nobody
+        })
+    }
 }
 
 #[expect(missing_debug_implementations, reason = "the reporter has none")]
@@ -68,7 +81,7 @@ pub struct Gate {
     pub shim_on_node: PathBuf,
     pub cpus_files: CpusFiles,
     pub quiet: Quiet,
-    pub seen: tokio::sync::watch::Sender<Seen>,
+    pub seen: Sender<Seen>,
     /// Who else sets cpusets here.
     pub coexistence: Coexistence,
 }
@@ -175,7 +188,7 @@ impl Gate {
             cgroup: cgroups_path(container).to_owned(),
         };
         let claimed = self.grants.change(|ledger| {
-            // Once more under the ledger's lock: who releases the node shuts this gate first and then looks there.
+            // Once more under the ledger's lock, as the node is released under it.
             self.check_runtime()?;
             let claimed = match token {
                 Some(token) => ledger.claim(&token, &holder, &container.id, &plan, &policy),
@@ -186,11 +199,6 @@ impl Gate {
         })?;
         if let Some(replaced) = claimed.replaced {
             self.ends().forget(&replaced);
-        }
-        // A release that saw no claim just before took the guard away.
-        if self.seen.borrow().released {
-            self.ends().end(&container.id);
-            return Err(GateRefusal::Released.into());
         }
         self.coexistence.peers().asked(&container.id, &holder, cpus_of(container), &all);
         Ok(Some(adjustment))

@@ -32,7 +32,7 @@ use crate::{
     cores::{
         device_plugin::Published,
         grants::Grants,
-        ledger::Grant,
+        ledger::{Grant, Holder},
         set::{CpuId, CpuSet},
         topology::{self, live::Live},
     },
@@ -182,14 +182,11 @@ impl NodeObject {
         }
     }
 
-    /// The gate refuses first, so that nothing strict starts between the look and the unpinning.
     fn try_release(&self, cordon: bool) -> Result<(), GuardError> {
         if cordon {
             self.cordon();
         }
-        self.seen.send_modify(|seen| seen.released = true);
-        if self.grants.read(|ledger| ledger.held().next().is_some()) {
-            self.seen.send_modify(|seen| seen.released = false);
+        if !Seen::release(&self.seen, &self.grants, self.guard.slots.live()) {
             return Ok(());
         }
         self.published.send_replace(None);
@@ -222,12 +219,17 @@ impl NodeObject {
         }
     }
 
-    fn cores(&self, offer: Option<&Published>, grants: &[Grant], standing: &Standing) -> Vec<Core> {
+    fn cores(
+        &self,
+        offer: Option<&Published>,
+        holders: &[(Holder, CpuSet)],
+        standing: &Standing,
+    ) -> Vec<Core> {
         let Some(Published { cpus, unhealthy }) = offer else { return Vec::new() };
         let topology = self.topology.known();
         let of = |cpu| {
             let id = topology.core_of(cpu).map_or(cpu, topology::Core::id);
-            let core = core(cpu, grants, unhealthy.get(&id).cloned());
+            let core = core(cpu, holders, unhealthy.get(&id).cloned());
             node_quiet::core(core, cpu, self.quiet.boot(), standing)
         };
         cpus.iter().map(of).collect()
@@ -240,8 +242,12 @@ impl NodeObject {
         before: Option<&DataplaneNodeStatus>,
     ) -> DataplaneNodeStatus {
         let seen = self.seen.borrow().clone();
-        let grants: Vec<Grant> = self.grants.read(|ledger| ledger.grants().collect());
-        let strict: Vec<String> = grants.iter().map(holder).collect();
+        let (grants, holders, knows_all) = self.grants.read(|ledger| {
+            let (grants, holders) = (ledger.grants(), ledger.holders());
+            let knows_all = ledger.knows_all(self.guard.slots.live());
+            (grants.collect::<Vec<Grant>>(), holders.collect::<Vec<_>>(), knows_all)
+        });
+        let strict: Vec<String> = holders.iter().map(|(holder, _)| name(holder)).collect();
         let offer = self.published.borrow().clone();
         let published = offer.as_ref().map(|offer| offer.cpus.clone());
         let ready = self.ready(&seen, published.as_ref());
@@ -278,11 +284,12 @@ impl NodeObject {
                 condition("Conflicted", "True", ConditionReason::OthersSetCpus, message, before)
             }
         });
-        if wish != Wish::Serve {
+        // No answer is better than one that names nobody because the runtime has not been heard yet.
+        if wish != Wish::Serve && knows_all {
             conditions.push(answer(seen.released, &strict, generation, before));
         }
         DataplaneNodeStatus {
-            cores: self.cores(offer.as_ref(), &grants, &standing),
+            cores: self.cores(offer.as_ref(), &holders, &standing),
             settings: node_quiet::settings(&standing),
             findings: self.findings.borrow().clone(),
             fixed_interrupts: node_quiet::fixed_interrupts(&standing),
@@ -300,13 +307,12 @@ impl NodeObject {
 }
 
 /// As users read it: namespace/pod/container.
-fn holder(grant: &Grant) -> String {
-    let holder = &grant.holder;
+fn name(holder: &Holder) -> String {
     format!("{}/{}/{}", holder.namespace, holder.pod, holder.container)
 }
 
-fn core(cpu: CpuId, grants: &[Grant], retired: Option<String>) -> Core {
-    let holder = grants.iter().find(|grant| grant.cores.contains(cpu)).map(holder);
+fn core(cpu: CpuId, holders: &[(Holder, CpuSet)], retired: Option<String>) -> Core {
+    let holder = holders.iter().find(|(_, cores)| cores.contains(cpu)).map(|(holder, _)| name(holder));
     let state = match (&holder, &retired) {
         (Some(_), _) => CoreState::Granted,
         (None, Some(_)) => CoreState::Retired,

@@ -1,6 +1,8 @@
 //! What becomes of cores from a container's creation to its end.
 
-use quietcore::nri::handler::Handler as _;
+use std::sync::Barrier;
+
+use quietcore::{agent::gate::Seen, nri::handler::Handler as _};
 use quietcore_proto::nri::{Container, LinuxContainer};
 
 use crate::world::{World, on, pod};
@@ -26,4 +28,27 @@ async fn the_cores_of_a_container_that_was_never_made_are_free_as_if_its_end_had
         _ = revisions.changed() => {}
     }
     assert_eq!((world.n_grants(), n_overrides()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_node_is_released_or_a_container_is_created_and_never_both() {
+    let mut world = World::new().connected();
+    let strict = world.strict().await;
+    for _ in 0..500 {
+        let (seen, grants) = (world.gate.seen.clone(), std::sync::Arc::clone(&world.gate.grants));
+        let (both, gate) = (Barrier::new(2), &mut world.gate);
+        let (released, created) = std::thread::scope(|scope| {
+            let release = scope.spawn(|| {
+                both.wait();
+                Seen::release(&seen, &grants, std::iter::empty())
+            });
+            both.wait();
+            let created = gate.create(pod(), strict.clone()).is_ok();
+            (release.join().unwrap(), created)
+        });
+        assert_ne!(released, created);
+        assert_eq!(released, world.gate.seen.borrow().released, "refused is as if nobody had asked");
+        world.gate.remove(strict.clone());
+        world.gate.seen.send_modify(|seen| seen.released = false);
+    }
 }

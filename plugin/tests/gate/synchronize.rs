@@ -147,6 +147,7 @@ async fn a_container_that_a_damaged_ledger_lost_is_guarded_and_holds_its_cores_u
     let strict = world.strict().await;
     let (container, _init) = world.run(&strict);
     world.restart(|ledger| fs::write(ledger, b"{").unwrap());
+    assert!(!world.release(), "the guard watches somebody whom the runtime has not told of yet");
     let newer = world.strict_on("1", "newer").await;
     world.gate.synchronize(vec![pod()], vec![container.clone()]);
     let expect = "the node's ledger has lost container app: the guard still judges it as it started, and nothing of that \
@@ -154,9 +155,12 @@ async fn a_container_that_a_damaged_ledger_lost_is_guarded_and_holds_its_cores_u
     assert_eq!(world.unprotected().await, [expect]);
     assert_eq!((world.n_live_slots(), world.held()), (1, vec!["1".to_owned()]));
     check_waits(&mut world, &newer);
+    assert!(!world.release());
     world.gate.stop(container);
     assert_eq!((world.n_live_slots(), world.held()), (0, vec![]));
-    assert!(world.gate.create(other_pod(), newer).unwrap().is_some());
+    assert!(world.gate.create(other_pod(), newer.clone()).unwrap().is_some());
+    world.gate.remove(newer);
+    assert!(world.release());
 }
 
 /// Another allocator's CPUs come without a token and without a tripwire.

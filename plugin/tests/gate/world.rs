@@ -15,7 +15,10 @@ use std::{
 };
 
 use quietcore::{
-    agent::{cpus_file::CpusFiles, gate::Gate},
+    agent::{
+        cpus_file::CpusFiles,
+        gate::{Gate, Seen},
+    },
     coexist::watch::{Coexistence, KubeletFiles},
     cores::{
         grants::Grants,
@@ -144,6 +147,11 @@ impl World {
 
     pub fn n_grants(&self) -> usize {
         self.gate.grants.read(|ledger| ledger.grants().count())
+    }
+
+    /// Asks for the node's release.
+    pub fn release(&self) -> bool {
+        Seen::release(&self.gate.seen, &self.gate.grants, self.gate.guard.slots.live())
     }
 
     /// What somebody holds, as the node's release sees it.
