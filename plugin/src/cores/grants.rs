@@ -6,7 +6,11 @@
 use std::{
     io,
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
@@ -34,12 +38,14 @@ pub struct Grants {
     ledger: Mutex<Ledger>,
     writer: mpsc::Sender<Write>,
     revision: watch::Sender<u64>,
+    on_disk: Arc<AtomicU64>,
 }
 
 /// What is to be on disk, and who waits for it.
 #[derive(Debug)]
 struct Write {
     saved: Saved,
+    revision: u64,
     done: Option<Done>,
 }
 
@@ -65,8 +71,11 @@ impl Grants {
         let boot_id = store::boot_id().map_err(StoreError::BootId)?;
         let ledger = store::read(&file, &boot_id, isolated)?;
         let (writer, writes) = mpsc::channel();
-        std::thread::spawn(move || write_behind(|saved| store::write(&file, &boot_id, saved), &writes));
-        Ok(Grants { ledger: Mutex::new(ledger), writer, revision: watch::Sender::default() })
+        let on_disk = Arc::new(AtomicU64::new(ledger.revision()));
+        let written = Arc::clone(&on_disk);
+        let write_down = move |saved: &Saved| store::write(&file, &boot_id, saved);
+        std::thread::spawn(move || write_behind(write_down, &writes, &written));
+        Ok(Grants { ledger: Mutex::new(ledger), writer, revision: watch::Sender::default(), on_disk })
     }
 
     /// Changes with each change of the ledger.
@@ -108,17 +117,23 @@ impl Grants {
     }
 
     /// As `flush`, for a thread that may wait, and no longer than `patience`: a container's first process must not run
-    /// before its claim is on disk.
+    /// before its claim is on disk. Mostly it is since its creation, and a slow disk then delays no start.
     pub fn wait_saved(&self, patience: Duration) -> Result<(), NotSaved> {
         let (done, saved) = mpsc::sync_channel(1);
-        self.save(&self.lock(), Some(Done::Thread(done)));
+        {
+            let ledger = self.lock();
+            if self.on_disk.load(Ordering::Acquire) == ledger.revision() {
+                return Ok(());
+            }
+            self.save(&ledger, Some(Done::Thread(done)));
+        }
         saved.recv_timeout(patience).unwrap_or(Err(NotSaved))
     }
 
     /// Under the lock, so that the writer sees states in the order they were made.
     fn save(&self, ledger: &Ledger, done: Option<Done>) {
         // The writer ends after its sender only.
-        let _ = self.writer.send(Write { saved: ledger.saved().clone(), done });
+        let _ = self.writer.send(Write { saved: ledger.saved().clone(), revision: ledger.revision(), done });
         self.revision.send_replace(ledger.revision());
     }
 
@@ -128,14 +143,20 @@ impl Grants {
     }
 }
 
-fn write_behind(write_down: impl Fn(&Saved) -> io::Result<()>, writes: &mpsc::Receiver<Write>) {
-    let mut unsaved: Option<Saved> = None;
+fn write_behind(
+    write_down: impl Fn(&Saved) -> io::Result<()>,
+    writes: &mpsc::Receiver<Write>,
+    on_disk: &AtomicU64,
+) {
+    let mut unsaved: Option<(Saved, u64)> = None;
     loop {
         let next = match &unsaved {
             None => writes.recv().ok(),
-            Some(saved) => match writes.recv_timeout(WRITE_AGAIN_AFTER) {
+            Some((saved, revision)) => match writes.recv_timeout(WRITE_AGAIN_AFTER) {
                 Ok(write) => Some(write),
-                Err(mpsc::RecvTimeoutError::Timeout) => Some(Write { saved: saved.clone(), done: None }),
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    Some(Write { saved: saved.clone(), revision: *revision, done: None })
+                }
                 Err(mpsc::RecvTimeoutError::Disconnected) => None,
             },
         };
@@ -154,10 +175,13 @@ fn write_behind(write_down: impl Fn(&Saved) -> io::Result<()>, writes: &mpsc::Re
             (Ok(()), Some(_)) => tracing::info!(step = 3, "the ledger is saved again"),
             _ => {}
         }
+        if result.is_ok() {
+            on_disk.store(write.revision, Ordering::Release);
+        }
         for done in waiting {
             done.tell(result.as_ref().map_or(Err(NotSaved), |()| Ok(())));
         }
-        unsaved = result.is_err().then_some(write.saved);
+        unsaved = result.is_err().then_some((write.saved, write.revision));
     }
 }
 
@@ -166,7 +190,10 @@ mod tests {
     use std::{fs, path::Path, sync::Arc};
 
     use super::*;
-    use crate::{cores::ledger::Holder, policy::accept::node_default};
+    use crate::{
+        cores::ledger::{Holder, LedgerRefusal, Place},
+        policy::accept::node_default,
+    };
 
     fn isolated() -> CpuSet {
         "1-9".parse().unwrap()
@@ -228,6 +255,8 @@ mod tests {
         assert!(knows(&open(folder.path()), "t"));
         fs::remove_dir_all(folder.path().join("state")).unwrap();
         fs::write(folder.path().join("state"), b"").unwrap();
+        assert_eq!(grants.wait_saved(patience), Ok(()), "what is saved is not written again");
+        grants.change(|ledger| ledger.allocate(Token::of("u"), "2".parse().unwrap()));
         assert_eq!(grants.wait_saved(patience), Err(NotSaved));
     }
 
@@ -237,6 +266,7 @@ mod tests {
     async fn a_crash_between_any_two_steps_loses_no_grant_and_leaks_none() {
         let holder =
             Holder { namespace: "ns".into(), pod: "p".into(), pod_uid: "uid".into(), container: "c".into() };
+        let place = || Place { shared: "0".parse().ok(), ..Place::default() };
         for n_steps in 0..=4 {
             let folder = tempfile::tempdir().unwrap();
             let grants = open(folder.path());
@@ -245,7 +275,11 @@ mod tests {
             }
             let claim = |grants: &Grants, id: &str| {
                 let (token, policy) = (Token::of("t"), node_default());
-                grants.change(|ledger| ledger.claim(&token, &holder, id, "plan", &policy).map(drop))
+                grants.change(|ledger| {
+                    ledger.claim(&token, &holder, id, "plan", &policy)?;
+                    ledger.placed(id, place());
+                    Ok::<_, LedgerRefusal>(())
+                })
             };
             if 2 <= n_steps {
                 claim(&grants, "first").unwrap();
@@ -268,8 +302,9 @@ mod tests {
                 // Nothing runs before its claim is on disk.
                 let live = if runs && 3 <= n_steps { vec!["first".to_owned()] } else { Vec::new() };
                 next.change(|ledger| ledger.reconcile(&live, Vec::new()));
-                let granted = next.read(|ledger| ledger.grants().count());
-                assert_eq!(granted, live.len(), "after step {n_steps}");
+                let granted: Vec<Place> =
+                    next.read(|ledger| ledger.grants().map(|grant| grant.claim.place).collect());
+                assert_eq!(granted, vec![place(); live.len()], "after step {n_steps}");
                 assert_eq!(claim(&next, "second").is_ok(), 1 <= n_steps, "after step {n_steps}");
             }
         }

@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use quietcore::{agent::gate::Seen, nri::handler::Handler as _};
 use quietcore_proto::nri::{Container, LinuxContainer};
 
-use crate::world::{World, on, pod};
+use crate::world::{Init, World, made, on, pod};
 
 /// Whose name no cgroup of this machine has.
 const NEVER_MADE: &str = "5c0ffee5c0ffee5c0ffee5c0ffee5c0f";
@@ -51,4 +51,23 @@ async fn a_node_is_released_or_a_container_is_created_and_never_both() {
         world.gate.remove(strict.clone());
         world.gate.seen.send_modify(|seen| seen.released = false);
     }
+}
+
+/// Else a crash would leave what runs then to nobody.
+#[tokio::test]
+async fn nothing_starts_before_its_claim_is_on_disk() {
+    let mut world = World::new().connected();
+    let strict = world.strict().await;
+    let full = world.full_disk();
+    let adjustment = world.gate.create(pod(), strict.clone()).unwrap().unwrap();
+    let init = Init::on("1");
+    let container = made(&strict, &adjustment, &init);
+    let refusal = world.gate.start(pod(), container.clone()).unwrap_err().to_string();
+    let expect = "quietcore: the node's ledger of cores cannot be written (disk full?): see the agent's log; the kubelet \
+                  tries again by itself";
+    assert_eq!((refusal.as_str(), world.n_live_slots()), (expect, 0));
+    std::fs::remove_dir(full).unwrap();
+    world.gate.grants.flush().await.unwrap();
+    world.gate.start(pod(), container.clone()).unwrap();
+    assert!(world.is_watched(&container));
 }
