@@ -42,6 +42,15 @@ trait Steps {
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
         fs::File::open(folder)?.sync_all()
     }
+
+    /// A link, because rename(2) would replace what has that name.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
+    }
+
+    fn remove(&self, file: &Path) -> io::Result<()> {
+        fs::remove_file(file)
+    }
 }
 
 struct Os;
@@ -61,11 +70,14 @@ fn write_by(steps: &impl Steps, path: &Path, text: &[u8]) -> io::Result<()> {
 
 /// Puts a file out of the way under a name of its own, so that a second damage does not bury the first.
 pub fn keep_aside(path: &Path) -> io::Result<PathBuf> {
+    keep_aside_by(&Os, path)
+}
+
+fn keep_aside_by(steps: &impl Steps, path: &Path) -> io::Result<PathBuf> {
     let names = (1u32..).map(|n| path.with_extension(format!("damaged-{n}")));
     for aside in names {
-        // A link, because rename(2) would replace what has that name.
-        match fs::hard_link(path, &aside) {
-            Ok(()) => return fs::remove_file(path).map(|()| aside),
+        match steps.link(path, &aside) {
+            Ok(()) => return steps.remove(path).map(|()| aside),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
@@ -121,11 +133,21 @@ mod tests {
         fn sync_folder(&self, folder: &Path) -> io::Result<()> {
             self.step(|| Os.sync_folder(folder))
         }
+
+        fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+            self.step(|| Os.link(from, to))
+        }
+
+        fn remove(&self, file: &Path) -> io::Result<()> {
+            self.step(|| Os.remove(file))
+        }
     }
+
+    const ERRNOS: [Errno; 5] = [Errno::EIO, Errno::EBUSY, Errno::EACCES, Errno::ENOSPC, Errno::EINVAL];
 
     #[test]
     fn whichever_step_fails_the_file_is_the_old_or_the_new_and_the_next_write_is_good() {
-        for errno in [Errno::EIO, Errno::EBUSY, Errno::EACCES, Errno::ENOSPC, Errno::EINVAL] {
+        for errno in ERRNOS {
             for fails in 0..6 {
                 let folder = tempfile::tempdir().unwrap();
                 let path = folder.path().join("ledger.json");
@@ -138,6 +160,23 @@ mod tests {
                 assert_eq!(fs::read(&path).unwrap(), expected, "{errno} at step {fails}");
                 write_by(&Os, &path, b"newer").unwrap();
                 assert_eq!(fs::read(&path).unwrap(), b"newer");
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_file_that_cannot_be_kept_aside_stays_where_it_is_and_is_kept_the_next_time() {
+        for errno in ERRNOS {
+            for fails in 0..2 {
+                let folder = tempfile::tempdir().unwrap();
+                let path = folder.path().join("ledger.json");
+                fs::write(&path, b"damaged").unwrap();
+                let faulty = Faulty { errno, fails, n_steps: Cell::default() };
+                let error = keep_aside_by(&faulty, &path).unwrap_err();
+                assert_eq!(error.raw_os_error(), Some(errno as i32));
+                assert_eq!(fs::read(&path).unwrap(), b"damaged", "{errno} at step {fails}");
+                let aside = keep_aside(&path).unwrap();
+                assert_eq!((fs::read(aside).unwrap(), path.exists()), (b"damaged".to_vec(), false));
             }
         }
     }

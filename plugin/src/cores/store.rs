@@ -170,6 +170,29 @@ mod tests {
     }
 
     #[test]
+    fn after_a_reboot_a_full_ledger_is_empty_of_containers_and_each_token_claims_again() {
+        let isolated: CpuSet = "1-255".parse().unwrap();
+        let mut ledger = Ledger::empty(isolated.clone());
+        let claim = |ledger: &mut Ledger, n: usize, id: &str| {
+            let (token, [namespace, pod, container]) = (Token::of(&n.to_string()), ["ns", "p", "c"]);
+            let [namespace, pod, container] = [namespace, pod, container].map(str::to_owned);
+            let holder = Holder { namespace, pod, pod_uid: n.to_string(), container };
+            ledger.claim(&token, &holder, &format!("{id}-{n}"), "plan", &node_default()).unwrap();
+        };
+        let all = 1..=Slot::all().count();
+        for n in all.clone() {
+            ledger.allocate(Token::of(&n.to_string()), n.to_string().parse().unwrap());
+            claim(&mut ledger, n, "before");
+        }
+        let (_folder, path) = on_disk(&bytes_of(ledger.saved()));
+        let mut ledger = read(&path, "next", &isolated).unwrap();
+        assert_eq!((ledger.grants().count(), ledger.held().count(), ledger.wanted().count()), (0, 0, 0));
+        // Not in the order of before, as the kubelet starts its pods.
+        all.rev().for_each(|n| claim(&mut ledger, n, "after"));
+        assert!(ledger.grants().all(|grant| grant.cores.to_string() == grant.holder.pod_uid));
+    }
+
+    #[test]
     fn a_ledger_of_before_boots_were_told_apart_is_of_this_one() {
         let text = String::from_utf8(bytes_of(some().saved())).unwrap();
         let older = text.replace("\"boot_id\": \"this\",", "");

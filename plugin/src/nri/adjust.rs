@@ -212,6 +212,7 @@ mod tests {
             ..LinuxCpu::default()
         });
         let update = keep("c", requested, Some(&cpus), None);
+        assert_eq!(update.container_id, "c", "without it the runtime takes the answer for nobody's");
         let resources = update.linux.unwrap().resources.unwrap();
         assert_eq!((cpu(Some(&resources)).cpus.as_str(), resources.unified.len()), ("1", 1));
         assert_eq!(cpu(Some(&resources)).quota.unwrap().value, -1);

@@ -191,6 +191,13 @@ mod tests {
         assert_eq!(found(&["kubepods"], "0::/gone/0123abcd\n"), None);
     }
 
+    /// A pid of before a crash, which another service has by now.
+    #[test]
+    fn the_cgroup_of_another_process_is_never_taken_for_the_containers() {
+        assert_eq!(found(&["system.slice/sshd.service"], "0::/system.slice/sshd.service\n"), None);
+        assert_eq!(found(&["system.slice"], "0::/\n"), None);
+    }
+
     #[test]
     fn one_that_made_cgroups_of_its_own_is_found_whole() {
         let whole = "kubepods/pod1/0123abcd";
