@@ -102,7 +102,7 @@ pub struct Claimed {
 }
 
 /// A strict container that runs here and that no claim is about: the ledger was lost, or the agent died
-/// between an answer and its line on disk. Nobody guards it, but its CPUs are not free.
+/// between an answer and its line on disk. Its CPUs are not free, and what is pinned may still guard it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stranger {
     pub container_id: String,

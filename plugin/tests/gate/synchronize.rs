@@ -163,6 +163,24 @@ async fn a_container_that_a_damaged_ledger_lost_is_guarded_and_holds_its_cores_u
     assert!(world.release());
 }
 
+#[tokio::test]
+async fn cores_stay_quiet_until_the_runtime_has_told_that_nobody_is_on_them() {
+    for still_runs in [true, false] {
+        let mut world = World::new().connected();
+        fs::create_dir_all(world.setting().parent().unwrap()).unwrap();
+        fs::write(world.setting(), "3\n").unwrap();
+        let strict = world.strict().await;
+        let (container, _init) = world.run(&strict);
+        assert_eq!(world.kept(), "1");
+        world.restart(|ledger| fs::write(ledger, b"{").unwrap());
+        assert_eq!(world.kept(), "1", "nobody knows yet");
+        world.gate.synchronize(vec![pod()], still_runs.then(|| container.clone()).into_iter().collect());
+        assert_eq!(world.kept(), if still_runs { "1" } else { "3" });
+        world.gate.stop(container);
+        assert_eq!(world.kept(), "3");
+    }
+}
+
 /// Another allocator's CPUs come without a token and without a tripwire.
 #[tokio::test]
 async fn one_with_cores_of_the_runtime_that_was_made_without_the_agent_is_told() {

@@ -29,7 +29,7 @@ use quietcore::{
     guard::{detector::Detector, load::Guard},
     metrics::Metrics,
     nri::{adjust::TRIPWIRE, handler::Handler as _, version::Runtime},
-    policy::{dir, store::PolicyStore},
+    policy::{dir, effective::Nohz, store::PolicyStore},
     quiet::{
         judge::Boot,
         kernel::Host,
@@ -187,6 +187,20 @@ impl World {
         PodSandbox { annotations: HashMap::from([annotation]), ..pod() }
     }
 
+    /// One that granted cores are kept out of; the kernel of these tests has no other.
+    pub fn setting(&self) -> PathBuf {
+        self.state.path().join("host/proc/irq/default_smp_affinity")
+    }
+
+    /// What it says once what was last said to the gate has been looked at.
+    pub fn kept(&self) -> String {
+        // The worker answers after a look, also about whom it does not know; twice, should the first answer be late.
+        for _ in 0..2 {
+            let _ = self.gate.quiet.ready("", Nohz::Preferred);
+        }
+        fs::read_to_string(self.setting()).unwrap().trim().to_owned()
+    }
+
     /// Where no ledger can be written until it is gone: a folder that has the name of the unfinished file.
     pub fn full_disk(&self) -> PathBuf {
         let in_the_way = ledger(&self.state).with_extension("unfinished");
@@ -257,7 +271,7 @@ fn coexistence(state: &Path) -> Coexistence {
     Coexistence { files, view, sooner: Arc::default(), peers: Arc::default() }
 }
 
-/// Of a kernel that has no settings at all.
+/// Of a kernel that has no settings but those that a test makes.
 fn quiet(state: &Path, grants: &Arc<Grants>, online: &CpuSet, isolated: &CpuSet) -> Quiet {
     let host = state.join("host");
     let boot_id = host.join("proc/sys/kernel/random/boot_id");
