@@ -10,7 +10,11 @@ use std::{
 
 use super::containers::Containers;
 use crate::{
-    cores::{grants::Grants, ledger::Grant, reconcile::Unseen},
+    cores::{
+        grants::Grants,
+        ledger::{Grant, Ledger},
+        reconcile::Unseen,
+    },
     guard::load::Guard,
 };
 
@@ -29,10 +33,22 @@ pub struct Ends {
 impl Ends {
     /// Tolerates a container that is long gone, or was none of ours.
     pub fn end(&self, container_id: &str) {
+        let is_strangers =
+            |ledger: &Ledger| ledger.strangers().any(|stranger| stranger.container_id == container_id);
+        if self.grants.read(is_strangers) {
+            self.grants.change(|ledger| ledger.release(container_id));
+            self.close_unused();
+            return;
+        }
         if let Some(grant) = self.grants.change(|ledger| ledger.release(container_id)) {
             tracing::info!(step = 3, pod = grant.holder.pod, cpus = %grant.cpus, "cores are free again");
             self.forget(&grant);
         }
+    }
+
+    pub fn close_unused(&self) {
+        let unused = self.grants.change(|ledger| ledger.unused_slots(self.guard.slots.live()));
+        unused.into_iter().for_each(|slot| self.guard.slots.close(slot));
     }
 
     pub fn forget(&self, grant: &Grant) {

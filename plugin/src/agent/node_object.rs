@@ -32,7 +32,7 @@ use crate::{
     cores::{
         device_plugin::Published,
         grants::Grants,
-        ledger::Grant,
+        ledger::{Grant, Holder},
         set::{CpuId, CpuSet},
         topology::{self, live::Live},
     },
@@ -111,7 +111,7 @@ impl NodeObject {
             let wish = asks(object);
             let released = self.seen.borrow().released;
             match (wish, released) {
-                (Wish::Release, false) => self.try_release(object.spec.cordon)?,
+                (Wish::Release, false) => self.try_release(object.spec.cordon).await?,
                 // Once more, of the API server: an object that is gone was deleted by the hook, and this agent goes as
                 // well. One that is cut off must not take back by its clock alone what others rely on.
                 (Wish::Serve, true) => match api.get_opt(&self.node).await {
@@ -183,22 +183,36 @@ impl NodeObject {
     }
 
     /// The gate refuses first, so that nothing strict starts between the look and the unpinning.
-    fn try_release(&self, cordon: bool) -> Result<(), GuardError> {
+    async fn try_release(&self, cordon: bool) -> Result<(), GuardError> {
         if cordon {
             self.cordon();
         }
         self.seen.send_modify(|seen| seen.released = true);
-        if self.grants.read(|ledger| ledger.held().next().is_some()) {
+        if !self.strict().is_empty() {
             self.seen.send_modify(|seen| seen.released = false);
             return Ok(());
         }
         self.published.send_replace(None);
-        for left in self.quiet.give_back() {
+        // Off this thread: it answers the runtime, too.
+        let quiet = self.quiet.clone();
+        let left = tokio::task::spawn_blocking(move || quiet.give_back()).await.unwrap_or_default();
+        for left in left {
             tracing::warn!(step = 3, left, "not as it was before");
         }
         self.guard.unpin()?;
         tracing::info!("released: no cores published, nothing pinned");
         Ok(())
+    }
+
+    /// Whom a release would hurt, by name.
+    fn strict(&self) -> Vec<String> {
+        let untold = "a container that the runtime has not told of yet".to_owned();
+        self.grants.read(|ledger| {
+            let named = ledger.grants().map(|grant| holder(&grant.holder));
+            let strangers = ledger.strangers().map(|stranger| holder(&stranger.holder));
+            let is_told = ledger.is_reconciled() || self.guard.slots.live().next().is_none();
+            named.chain(strangers).chain((!is_told).then_some(untold)).collect()
+        })
     }
 
     fn ready(&self, seen: &Seen, published: Option<&CpuSet>) -> Result<(), (ConditionReason, String)> {
@@ -241,7 +255,7 @@ impl NodeObject {
     ) -> DataplaneNodeStatus {
         let seen = self.seen.borrow().clone();
         let grants: Vec<Grant> = self.grants.read(|ledger| ledger.grants().collect());
-        let strict: Vec<String> = grants.iter().map(holder).collect();
+        let strict = self.strict();
         let offer = self.published.borrow().clone();
         let published = offer.as_ref().map(|offer| offer.cpus.clone());
         let ready = self.ready(&seen, published.as_ref());
@@ -300,13 +314,12 @@ impl NodeObject {
 }
 
 /// As users read it: namespace/pod/container.
-fn holder(grant: &Grant) -> String {
-    let holder = &grant.holder;
+fn holder(holder: &Holder) -> String {
     format!("{}/{}/{}", holder.namespace, holder.pod, holder.container)
 }
 
 fn core(cpu: CpuId, grants: &[Grant], retired: Option<String>) -> Core {
-    let holder = grants.iter().find(|grant| grant.cores.contains(cpu)).map(holder);
+    let holder = grants.iter().find(|grant| grant.cores.contains(cpu)).map(|grant| holder(&grant.holder));
     let state = match (&holder, &retired) {
         (Some(_), _) => CoreState::Granted,
         (None, Some(_)) => CoreState::Retired,

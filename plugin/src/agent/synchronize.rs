@@ -36,8 +36,7 @@ impl Gate {
             tracing::info!(step = 3, pod = gone.holder.pod, cpus = %gone.cpus, "ended while the agent was away");
             self.ends().forget(&gone);
         }
-        let unused = self.grants.change(|ledger| ledger.unused_slots(self.guard.slots.live()));
-        unused.into_iter().for_each(|slot| self.guard.slots.close(slot));
+        self.ends().close_unused();
         self.quiet.look();
         for container in live().filter(|container| self.should_be_strict(container, with_pod(container))) {
             let runs = container.state == ContainerState::ContainerRunning as i32;

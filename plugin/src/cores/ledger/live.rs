@@ -28,7 +28,25 @@ impl Ledger {
             .allocations
             .values()
             .filter(|allocation| allocation.claim.is_some() || allocation.holder.is_none());
-        wanted.map(wanted_of).chain(self.strangers.iter().map(wanted_of_stranger))
+        let strangers = self.strangers.iter().filter_map(|stranger| self.wanted_of_stranger(stranger));
+        wanted.map(wanted_of).chain(strangers)
+    }
+
+    /// Nobody knows its policy any more; its cores are to be left alone all the same. The rest of its cpuset is shared.
+    fn wanted_of_stranger(&self, stranger: &Stranger) -> Option<Wanted> {
+        let cores = stranger.cpus.intersection(&self.isolated)?;
+        Some(Wanted {
+            number: u64::MAX,
+            container_id: Some(stranger.container_id.clone()),
+            quieted: Quieted {
+                cpus: cores.clone(),
+                shared: stranger.cpus.without(&cores),
+                cores,
+                cgroup: Some(stranger.cgroup.clone()).filter(|cgroup| !cgroup.is_empty()),
+                wakeup_latency_us: None,
+                governor: None,
+            },
+        })
     }
 
     /// Of these, what is nobody's grant and cannot become one: a container that an earlier run of the agent left may
@@ -74,22 +92,6 @@ impl Ledger {
             claim.place = place;
             self.revision += 1;
         }
-    }
-}
-
-/// Nobody knows its policy any more; its cores are to be left alone all the same.
-fn wanted_of_stranger(stranger: &Stranger) -> Wanted {
-    Wanted {
-        number: u64::MAX,
-        container_id: Some(stranger.container_id.clone()),
-        quieted: Quieted {
-            cores: stranger.cpus.clone(),
-            cpus: stranger.cpus.clone(),
-            shared: None,
-            cgroup: Some(stranger.cgroup.clone()).filter(|cgroup| !cgroup.is_empty()),
-            wakeup_latency_us: None,
-            governor: None,
-        },
     }
 }
 

@@ -23,6 +23,11 @@ impl Ledger {
         self.is_reconciled
     }
 
+    /// Live strict containers that no claim is about.
+    pub fn strangers(&self) -> impl Iterator<Item = &Stranger> {
+        self.strangers.iter()
+    }
+
     /// Of these, which the guard watches, those that nobody needs any more. While there are strangers each may be one's.
     pub fn unused_slots(&mut self, live: impl Iterator<Item = Slot>) -> Vec<Slot> {
         let claimed: BTreeSet<Slot> = self.grants().map(|grant| grant.claim.slot).collect();
