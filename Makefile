@@ -41,7 +41,7 @@ integration: packages ## the guard and the shim on this machine's kernel: needs 
 
 lab: packages ## the guard's tests, and strict pods on a node, on a nohz_full kernel in qemu: needs root
 	$(LAB) -- true
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lab-guard lab-node
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line lab-guard lab-node
 
 # each machine of the lab runs on one CPU
 lab-guard:

@@ -84,7 +84,7 @@ pub struct DataplaneNodeStatus {
     #[serde(default)]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["setting"]))]
     pub settings: Vec<Setting>,
-    /// What `quietcore check` finds wanting on this node, as of the last minute; what is in order is not listed.
+    /// What `quietcore check` finds wanting on this node, as of the last minute in which no core was granted; what is in order is not listed.
     #[serde(default)]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["item"]))]
     pub findings: Vec<Finding>,

@@ -11,7 +11,11 @@ use std::{
 use super::containers::Containers;
 use crate::{
     coexist::watch::Coexistence,
-    cores::{grants::Grants, ledger::Grant, reconcile::Unseen},
+    cores::{
+        grants::Grants,
+        ledger::{Grant, Ledger},
+        reconcile::Unseen,
+    },
     guard::load::Guard,
 };
 
@@ -32,14 +36,16 @@ impl Ends {
     /// Tolerates a container that is long gone, or was none of ours.
     pub fn end(&self, container_id: &str) {
         self.coexistence.peers().ended(container_id);
-        let was_stranger = self.grants.read(|ledger| ledger.is_stranger(container_id));
+        let is_strangers =
+            |ledger: &Ledger| ledger.strangers().any(|stranger| stranger.container_id == container_id);
+        if self.grants.read(is_strangers) {
+            self.grants.change(|ledger| ledger.release(container_id));
+            self.close_unused();
+            return;
+        }
         if let Some(grant) = self.grants.change(|ledger| ledger.release(container_id)) {
             tracing::info!(step = 3, pod = grant.holder.pod, cpus = %grant.cpus, "cores are free again");
             self.forget(&grant);
-        }
-        if was_stranger {
-            tracing::info!(step = 3, container = container_id, "gone, and its cores are free again");
-            self.close_unused();
         }
     }
 

@@ -1,8 +1,9 @@
-//! What `quietcore check` finds wanting on this node, for its object: the same facts, looked at from time to time.
-//! Nothing is measured, tried or changed.
+//! What `quietcore check` finds wanting on this node, for its object: the same facts, looked at from time to time while no
+//! core is granted. Nothing is measured, tried or changed.
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,7 +15,7 @@ use crate::{
         self,
         finding::{self, State},
     },
-    cores::set::CpuSet,
+    cores::{grants::Grants, set::CpuSet},
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -22,7 +23,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 const SHOWN: usize = 64;
 
 /// `host_root`: where the host's /proc is; its first process sees all of its files.
-pub(super) fn follow(host_root: &Path, isolated: CpuSet) -> watch::Receiver<Vec<Finding>> {
+pub(super) fn follow(
+    host_root: &Path,
+    isolated: CpuSet,
+    grants: Arc<Grants>,
+) -> watch::Receiver<Vec<Finding>> {
     let (sender, findings) = watch::channel(Vec::new());
     let root: PathBuf = host_root.join("proc/1/root");
     tokio::spawn(async move {
@@ -30,6 +35,10 @@ pub(super) fn follow(host_root: &Path, isolated: CpuSet) -> watch::Receiver<Vec<
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             every.tick().await;
+            // On older kernels the very read of some files interrupts every CPU (/proc/cpuinfo before 5.18).
+            if grants.read(|ledger| ledger.held().next().is_some()) {
+                continue;
+            }
             let (root, isolated) = (root.clone(), isolated.clone());
             let looked = tokio::task::spawn_blocking(move || wanting(check::look(&root, &isolated)));
             let Ok(now) = looked.await else { return };

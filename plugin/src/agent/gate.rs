@@ -254,7 +254,10 @@ impl Gate {
         let given = shared::with(cpus, claim.place.shared.as_ref());
         verify(container, &claim.plan, &given, &claim.policy, self.guard.provider, &facts)?;
         let pid = i32::try_from(pid).map_err(|error| process(error.to_string()))?;
-        let lacking = self.quiet.ready(&container.id, claim.policy.cores.nohz)?;
+        // The rest of its time is for what comes after, and for the way.
+        let patience = self.seen.borrow().runtime.as_ref().map(|runtime| runtime.patience / 2);
+        let patience = patience.unwrap_or_default();
+        let lacking = self.quiet.ready(&container.id, claim.policy.cores.nohz, patience)?;
         self.grants.wait_saved(SAVED_WITHIN)?;
         let info = self.watch(&grant, &claim.policy, pid)?;
         tell_shortcomings(&self.reporter, info, &lacking);

@@ -85,7 +85,6 @@ impl Health {
                 Ok(back) => known = back,
                 Err(_the_runtime_ends) => return,
             }
-            published.mark_unchanged();
         }
     }
 
@@ -101,9 +100,14 @@ impl Health {
         if more {
             tracing::info!(step = 3, online = %now.online, "there are more cores than before");
         }
+        let mut occupants = known.occupants.look(&self.isolated);
+        // Read after it: a container that was made meanwhile is none of somebody else's.
         let grants: Vec<Grant> = self.grants.read(|ledger| ledger.grants().collect());
-        let is_strict = |cgroup: &str| grants.iter().any(|grant| cgroup.contains(&grant.claim.container_id));
-        let occupants = known.occupants.look(&self.isolated, is_strict);
+        let strangers: Vec<String> =
+            self.grants.read(|ledger| ledger.strangers().map(|known| known.container_id.clone()).collect());
+        let strict = grants.iter().map(|grant| &grant.claim.container_id).chain(&strangers);
+        let strict: Vec<&String> = strict.collect();
+        occupants.retain(|occupant| !strict.iter().any(|id| occupant.cgroup.contains(*id)));
         let occupants = self.move_off(occupants, &grants, &mut known.told);
         self.tell_offline(&grants, &now.online, &mut known.offline);
         self.doubt(&mut known.doubts);
@@ -152,7 +156,8 @@ impl Health {
             let Some(grant) = grants.iter().find(|grant| grant.cores.overlaps(&occupant.cpus)) else {
                 return true;
             };
-            let moved = away.as_ref().map_or(Err(Errno::EINVAL), |away| restrict(occupant.pid, away));
+            let moved =
+                away.as_ref().map_or(Err(Errno::EINVAL), |away| restrict(occupant.pid, &self.isolated, away));
             if told.insert(occupant.pid) || moved.is_ok() {
                 self.tell_intruder(grant, occupant, moved, away.as_ref());
             }
@@ -227,14 +232,13 @@ fn went_offline(container: &str, missing: &CpuSet) -> String {
     )
 }
 
-/// All threads that there are; who is gone is no error.
-fn restrict(pid: i32, cpus: &CpuSet) -> Result<(), Errno> {
+/// Those of its threads that may run nowhere but on cores of ours. Who is gone is no error; of others the first is told.
+fn restrict(pid: i32, isolated: &CpuSet, away: &CpuSet) -> Result<(), Errno> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let tids = threads.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    tids.map(|tid| affinity::restrict(Pid::from_raw(tid), cpus)).try_for_each(|moved| match moved {
-        Err(Errno::ESRCH) => Ok(()),
-        other => other,
-    })
+    let tids = threads.filter_map(|entry| Some(Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)));
+    let bound = tids.filter(|tid| affinity::is_within(*tid, isolated).unwrap_or(false));
+    let moved: Vec<Result<(), Errno>> = bound.map(|tid| affinity::restrict(tid, away)).collect();
+    moved.into_iter().find(|moved| !matches!(moved, Ok(()) | Err(Errno::ESRCH))).unwrap_or(Ok(()))
 }
 
 fn log_changes(before: &BTreeMap<CpuId, String>, now: &BTreeMap<CpuId, String>) {

@@ -111,7 +111,7 @@ impl NodeObject {
             let wish = asks(object);
             let released = self.seen.borrow().released;
             match (wish, released) {
-                (Wish::Release, false) => self.try_release(object.spec.cordon)?,
+                (Wish::Release, false) => self.try_release(object.spec.cordon).await?,
                 // Once more, of the API server: an object that is gone was deleted by the hook, and this agent goes as
                 // well. One that is cut off must not take back by its clock alone what others rely on.
                 (Wish::Serve, true) => match api.get_opt(&self.node).await {
@@ -182,7 +182,7 @@ impl NodeObject {
         }
     }
 
-    fn try_release(&self, cordon: bool) -> Result<(), GuardError> {
+    async fn try_release(&self, cordon: bool) -> Result<(), GuardError> {
         if cordon {
             self.cordon();
         }
@@ -190,12 +190,25 @@ impl NodeObject {
             return Ok(());
         }
         self.published.send_replace(None);
-        for left in self.quiet.give_back() {
+        // Off this thread: it answers the runtime, too.
+        let quiet = self.quiet.clone();
+        let left = tokio::task::spawn_blocking(move || quiet.give_back()).await.unwrap_or_default();
+        for left in left {
             tracing::warn!(step = 3, left, "not as it was before");
         }
         self.guard.unpin()?;
         tracing::info!("released: no cores published, nothing pinned");
         Ok(())
+    }
+
+    /// Whom a release would hurt, by name.
+    fn strict(&self) -> Vec<String> {
+        let untold = "a container that the runtime has not told of yet".to_owned();
+        self.grants.read(|ledger| {
+            let named = ledger.holders().map(|(holder, _)| name(&holder));
+            let knows_all = ledger.knows_all(self.guard.slots.live());
+            named.chain((!knows_all).then_some(untold)).collect()
+        })
     }
 
     fn ready(&self, seen: &Seen, published: Option<&CpuSet>) -> Result<(), (ConditionReason, String)> {
@@ -242,12 +255,10 @@ impl NodeObject {
         before: Option<&DataplaneNodeStatus>,
     ) -> DataplaneNodeStatus {
         let seen = self.seen.borrow().clone();
-        let (grants, holders, knows_all) = self.grants.read(|ledger| {
-            let (grants, holders) = (ledger.grants(), ledger.holders());
-            let knows_all = ledger.knows_all(self.guard.slots.live());
-            (grants.collect::<Vec<Grant>>(), holders.collect::<Vec<_>>(), knows_all)
-        });
-        let strict: Vec<String> = holders.iter().map(|(holder, _)| name(holder)).collect();
+        let (grants, holders) = self
+            .grants
+            .read(|ledger| (ledger.grants().collect::<Vec<Grant>>(), ledger.holders().collect::<Vec<_>>()));
+        let strict = self.strict();
         let offer = self.published.borrow().clone();
         let published = offer.as_ref().map(|offer| offer.cpus.clone());
         let ready = self.ready(&seen, published.as_ref());
@@ -284,8 +295,7 @@ impl NodeObject {
                 condition("Conflicted", "True", ConditionReason::OthersSetCpus, message, before)
             }
         });
-        // No answer is better than one that names nobody because the runtime has not been heard yet.
-        if wish != Wish::Serve && knows_all {
+        if wish != Wish::Serve {
             conditions.push(answer(seen.released, &strict, generation, before));
         }
         DataplaneNodeStatus {

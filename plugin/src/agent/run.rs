@@ -92,6 +92,7 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
     let (grants_, containers_) = (Arc::clone(&grants), Arc::clone(&containers));
     let owners_of_cores = Owners { grants: grants_, containers: containers_, reporter: reporter.clone() };
     let quiet = quieting::start(&host_root, &state_dir, &topology, &isolated_cpus, &owners_of_cores)?;
+    let findings = findings::follow(&host_root, isolated_cpus.clone(), Arc::clone(&grants));
     let parts = start::Parts {
         node,
         guard,
@@ -104,7 +105,7 @@ pub async fn run(args: Box<AgentArgs>) -> Result<(), AgentError> {
         readiness: Arc::new(Readiness::of(&["kubelet", "nri", "policies"])),
         seen: watch::Sender::default(),
         published: watch::Sender::default(),
-        findings: findings::follow(&host_root, isolated_cpus.clone()),
+        findings,
         missing: quieting::follow_boot_settings(state_dir.clone(), host_root),
         coexistence: start::coexistence(&kubelet_dir),
     };

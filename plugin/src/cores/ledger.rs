@@ -359,7 +359,10 @@ impl Ledger {
 
     /// Tolerates a container that is long gone, or was replaced: the runtime reports stops late and twice.
     pub fn release(&mut self, container_id: &str) -> Option<Grant> {
+        let n_strangers = self.strangers.len();
         self.strangers.retain(|stranger| stranger.container_id != container_id);
+        // Nothing of theirs is on disk, but their cores are free.
+        self.revision += u64::from(self.strangers.len() != n_strangers);
         let grant = self.grant(container_id)?;
         for allocation in self.saved.allocations.values_mut() {
             allocation.claim.take_if(|claim| claim.container_id == container_id);

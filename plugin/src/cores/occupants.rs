@@ -37,8 +37,8 @@ impl Occupants {
         Occupants { proc, kernels_own: BTreeSet::new(), n_looks: 0 }
     }
 
-    /// One for each process that has such a thread. `ours`: is this cgroup that of a strict container?
-    pub fn look(&mut self, cores: &CpuSet, ours: impl Fn(&str) -> bool) -> Vec<Occupant> {
+    /// One for each process that has such a thread; those of strict containers among them.
+    pub fn look(&mut self, cores: &CpuSet) -> Vec<Occupant> {
         self.n_looks += 1;
         if self.n_looks.is_multiple_of(TRUSTED_FOR) {
             self.kernels_own.clear();
@@ -62,9 +62,7 @@ impl Occupants {
             }
             // Tasks end while they are looked at.
             let (Some(comm), Some(cgroup)) = (text(&folder, "comm"), cgroup(&folder)) else { continue };
-            if !ours(&cgroup) {
-                found.push(Occupant { pid, comm, cpus, cgroup });
-            }
+            found.push(Occupant { pid, comm, cpus, cgroup });
         }
         found
     }
@@ -135,19 +133,14 @@ mod tests {
         let bound = sleeper(&last);
         let free = sleeper(&all);
         let mut occupants = Occupants::new(PathBuf::from("/proc"));
-        let look = |occupants: &mut Occupants, ours: &dyn Fn(&str) -> bool| {
-            let found = occupants.look(&last, ours);
-            let of = |sleeper: &Sleeper| {
-                let pid = sleeper.0.id().cast_signed();
-                found.iter().find(|occupant| occupant.pid == pid).cloned()
-            };
-            (of(&bound), of(&free))
+        let all_found = occupants.look(&last);
+        let of = |sleeper: &Sleeper| {
+            let pid = sleeper.0.id().cast_signed();
+            all_found.iter().find(|occupant| occupant.pid == pid).cloned()
         };
-        let (found, other) = look(&mut occupants, &|_| false);
-        let found = found.unwrap();
+        let (found, other) = (of(&bound).unwrap(), of(&free));
         assert_eq!((found.comm.as_str(), &found.cpus), ("sleep", &last));
         assert!(found.cgroup.starts_with('/') && (all == last || other.is_none()));
         assert!(!occupants.kernels_own.is_empty(), "each CPU has threads of the kernel's own");
-        assert_eq!(look(&mut occupants, &|_| true).0, None);
     }
 }

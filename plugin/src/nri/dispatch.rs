@@ -119,8 +119,8 @@ impl<H: Handler> Dispatcher<H> {
     }
 
     fn configure(&mut self, request: &ConfigureRequest) -> Answer {
-        let ConfigureRequest { runtime_name, runtime_version, nri_version, .. } = request;
-        let runtime = Runtime::new(runtime_name, runtime_version, nri_version);
+        let ConfigureRequest { runtime_name, runtime_version, nri_version, request_timeout, .. } = request;
+        let runtime = Runtime::new(runtime_name, runtime_version, nri_version).waiting(*request_timeout);
         let events = event_mask(&runtime);
         self.handler.configured(runtime);
         Ok(ConfigureResponse { events }.encode_to_vec())

@@ -1,6 +1,6 @@
 //! Step 4: which NRI a runtime has, and so what it can do for a strict pod. Pure.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// `args` exists from here on; older runtimes drop the field as unknown, without a word, and would start the
 /// container without the shim (containerd/nri v0.10.0, pkg/api/api.proto).
@@ -28,14 +28,27 @@ pub struct Runtime {
     pub version: String,
     /// `None`: a runtime that is neither old nor known, such as a build from a git commit.
     pub nri: Option<NriVersion>,
+    /// How long it waits for an answer.
+    pub patience: Duration,
 }
+
+/// Where the runtime does not say (containerd/nri pkg/adaptation, `DefaultPluginRequestTimeout`).
+const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Runtime {
     /// `nri_version` is sent from NRI 0.12 on; before that the runtime's own version tells.
     pub fn new(name: &str, version: &str, nri_version: &str) -> Runtime {
         let told = parse(nri_version).map(|(major, minor, _)| NriVersion { major, minor });
         let nri = told.or_else(|| nri_of(name, parse(version)?));
-        Runtime { name: name.to_owned(), version: version.to_owned(), nri }
+        Runtime { name: name.to_owned(), version: version.to_owned(), nri, patience: PATIENCE }
+    }
+
+    /// As Configure tells it; 0 is "not said".
+    pub fn waiting(self, milliseconds: i64) -> Runtime {
+        match u64::try_from(milliseconds) {
+            Ok(0) | Err(_) => self,
+            Ok(milliseconds) => Runtime { patience: Duration::from_millis(milliseconds), ..self },
+        }
     }
 
     /// Unknown counts as no: a container without its shim would not be strict.

@@ -16,8 +16,10 @@ use super::{
     journal::{Book, Change, Journal},
     kernel::Kernel,
     setting::{Area, Drift, Outcome, Setting, State, why},
-    want::{Want, same},
+    want::{Format, Want, same},
 };
+
+const POSSIBLE: &str = "/sys/devices/system/cpu/possible";
 
 /// What became of everything that is wanted.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -342,11 +344,23 @@ impl<K: Kernel, B: Book> Keeper<K, B> {
         if is(&change.before) || (change.made && !is(&change.now)) {
             return Ok(());
         }
-        if let Err(error) = self.kernel.write(file, &change.before) {
-            return words(error);
+        let mut text = change.before.clone();
+        if let Err(error) = self.kernel.write(file, &text) {
+            let no_set_any_more = error.raw_os_error() == Some(Errno::ENOSPC as i32)
+                && change.format == Some(Format::ListOrAll)
+                && text.is_empty();
+            if !no_set_any_more {
+                return words(error);
+            }
+            // A cpuset with processes in it is not emptied again (kernel/cgroup/cpuset.c, validate_change): all of them are
+            // the same to it.
+            text = self.kernel.read(Path::new(POSSIBLE)).map_err(|error| error.to_string())?;
+            if let Err(error) = self.kernel.write(file, text.trim_end()) {
+                return words(error);
+            }
         }
         match self.kernel.read(file) {
-            Ok(now) if same(change.format, &now, &change.before) => Ok(()),
+            Ok(now) if same(change.format, &now, &text) => Ok(()),
             Ok(now) => Err(format!("the kernel took it and says {:?}", now.trim_end())),
             Err(error) => words(error),
         }

@@ -2,7 +2,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     rc::Rc,
@@ -31,6 +31,7 @@ struct State {
     /// Writes of these are taken, and something else is said.
     stubborn: RefCell<BTreeMap<PathBuf, String>>,
     forbidden: RefCell<BTreeMap<PathBuf, Errno>>,
+    populated: RefCell<BTreeSet<PathBuf>>,
     journal: RefCell<Journal>,
     n_operations: Cell<usize>,
     n_writes: Cell<usize>,
@@ -73,6 +74,11 @@ impl Tree {
 
     pub(crate) fn forbid(&self, path: &str, errno: Errno) {
         self.0.forbidden.borrow_mut().insert(path.into(), errno);
+    }
+
+    /// A cpuset with processes in it, which is never emptied.
+    pub(crate) fn populate(&self, path: &str) {
+        self.0.populated.borrow_mut().insert(path.into());
     }
 
     /// The operation of this number, counted from now on.
@@ -140,6 +146,9 @@ impl Kernel for Tree {
         self.operation(|| {
             if let Some(errno) = self.0.forbidden.borrow().get(file) {
                 return Err((*errno).into());
+            }
+            if text.is_empty() && self.0.populated.borrow().contains(file) {
+                return Err(Errno::ENOSPC.into());
             }
             let says = self.0.stubborn.borrow().get(file).cloned();
             let mut files = self.0.files.borrow_mut();

@@ -194,10 +194,8 @@ impl World {
 
     /// What it says once what was last said to the gate has been looked at.
     pub fn kept(&self) -> String {
-        // The worker answers after a look, also about whom it does not know; twice, should the first answer be late.
-        for _ in 0..2 {
-            let _ = self.gate.quiet.ready("", Nohz::Preferred);
-        }
+        // The worker answers after a look, also about whom it does not know.
+        let _ = self.gate.quiet.ready("", Nohz::Preferred, Duration::from_secs(60));
         fs::read_to_string(self.setting()).unwrap().trim().to_owned()
     }
 

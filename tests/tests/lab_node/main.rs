@@ -37,10 +37,15 @@ fn a_strict_pod_is_left_alone_while_another_comes_and_goes() {
     let node = Node::get();
     let spinner = node.pod("alone", "all", "spin");
     spinner.wait_log("arming");
+    // The core may have had to come to rest first.
+    let told = || {
+        let told = node.told(&spinner).into_iter();
+        told.filter(|line| line["reason"] != "ArmRefused").collect::<Vec<_>>()
+    };
     let passing = node.pod("passing", "all", "syscall");
     assert_eq!(passing.wait_exit_code(), 0);
     passing.wait_told("its system call", |note| note.starts_with("syscall getppid(2) at "));
-    assert!(node.told(&spinner).is_empty(), "{:?}", node.told(&spinner));
+    assert!(told().is_empty(), "{:?}", told());
     // It was armed, and the guard was awake: a signal interrupts it.
     signal(&spinner.wait_container_id(), "SIGUSR1");
     spinner.wait_told("who kicked it", |note| note.starts_with("interrupt reschedule IPI from "));
@@ -80,8 +85,11 @@ fn with_a_shared_cpu_control_threads_call_and_visitors_stay_off_the_core() {
     assert!(core.is_some_and(|core| (1..4).contains(&core)), "{file}");
     assert_eq!(shared, "QUIETCORE_SHARED_CPUS=0");
     let environment = program.read("environ");
-    let said = environment.split('\0').filter(|variable| variable.starts_with("QUIETCORE_"));
-    assert_eq!(said.collect::<Vec<_>>(), [granted, shared]);
+    // in the runtime's order
+    let mut said: Vec<_> =
+        environment.split('\0').filter(|variable| variable.starts_with("QUIETCORE_")).collect();
+    said.sort_unstable();
+    assert_eq!(said, [granted, shared]);
 
     let mut exec = start_exec(&pod.wait_container_id(), &["/workload", "restless"]);
     let visitor = Process::wait(&["/workload", "restless"]);

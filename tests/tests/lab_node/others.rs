@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use quietcore_tests::wait::{Seen, until};
 
 use crate::node::{Node, Pod, SOON};
-use crate::quiet::{cgroup, isolated_by_boot};
+use crate::quiet::{at_rest, cgroup, isolated_by_boot};
 
 pub(crate) fn read(file: &str) -> String {
     fs::read_to_string(file).unwrap_or_default().trim_end().to_owned()
@@ -68,6 +68,7 @@ fn whoever_is_bound_to_a_granted_core_is_moved_off_it_and_named_or_cannot_be_bou
 #[test]
 fn beside_shared_cpus_everybody_elses_cgroup_leaves_the_core_and_gets_it_back() {
     let node = Node::get();
+    at_rest();
     let other = node.ordinary_pod("ordinary", "sleep");
     let file = format!("{}/cpuset.cpus.effective", cgroup(&other));
     let before = read(&file);

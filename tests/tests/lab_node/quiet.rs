@@ -93,7 +93,7 @@ fn wait_for_rest(before: &BTreeMap<String, String>) {
 
 /// What is given back is given back in one go, which takes a moment here.
 #[track_caller]
-fn at_rest() -> BTreeMap<String, String> {
+pub(crate) fn at_rest() -> BTreeMap<String, String> {
     let mut last = BTreeMap::new();
     until("no core to be granted", SOON, || {
         let servers =

@@ -28,8 +28,25 @@ impl Ledger {
             .allocations
             .values()
             .filter(|allocation| allocation.claim.is_some() || allocation.holder.is_none());
-        let strangers = self.strangers.iter().map(|stranger| wanted_of_stranger(stranger, &self.isolated));
+        let strangers = self.strangers.iter().filter_map(|stranger| self.wanted_of_stranger(stranger));
         wanted.map(wanted_of).chain(strangers)
+    }
+
+    /// Nobody knows its policy any more; its cores are to be left alone all the same. The rest of its cpuset is shared.
+    fn wanted_of_stranger(&self, stranger: &Stranger) -> Option<Wanted> {
+        let cores = stranger.cpus.intersection(&self.isolated)?;
+        Some(Wanted {
+            number: u64::MAX,
+            container_id: Some(stranger.container_id.clone()),
+            quieted: Quieted {
+                cpus: cores.clone(),
+                shared: stranger.cpus.without(&cores),
+                cores,
+                cgroup: Some(stranger.cgroup.clone()).filter(|cgroup| !cgroup.is_empty()),
+                wakeup_latency_us: None,
+                governor: None,
+            },
+        })
     }
 
     /// Of these, what is nobody's grant and cannot become one: a container that an earlier run of the agent left may
@@ -54,8 +71,8 @@ impl Ledger {
     /// Whose strict containers are not known to be gone, and on which cores.
     pub fn holders(&self) -> impl Iterator<Item = (Holder, CpuSet)> + '_ {
         let strangers = self.strangers.iter().map(|stranger| {
-            let (cores, _) = cores_and_shared(stranger, &self.isolated);
-            (stranger.holder.clone(), cores)
+            let cores = stranger.cpus.intersection(&self.isolated);
+            (stranger.holder.clone(), cores.unwrap_or_else(|| stranger.cpus.clone()))
         });
         self.grants().map(|grant| (grant.holder, grant.cores)).chain(strangers)
     }
@@ -84,31 +101,6 @@ impl Ledger {
             claim.place = place;
             self.revision += 1;
         }
-    }
-}
-
-/// What no strict container may get is in its cpuset because it is shared.
-fn cores_and_shared(stranger: &Stranger, isolated: &CpuSet) -> (CpuSet, Option<CpuSet>) {
-    match stranger.cpus.intersection(isolated) {
-        Some(cores) => (cores, stranger.cpus.without(isolated)),
-        None => (stranger.cpus.clone(), None),
-    }
-}
-
-/// Nobody knows its policy any more; its cores are to be left alone all the same.
-fn wanted_of_stranger(stranger: &Stranger, isolated: &CpuSet) -> Wanted {
-    let (cores, shared) = cores_and_shared(stranger, isolated);
-    Wanted {
-        number: u64::MAX,
-        container_id: Some(stranger.container_id.clone()),
-        quieted: Quieted {
-            cpus: cores.clone(),
-            cores,
-            shared,
-            cgroup: Some(stranger.cgroup.clone()).filter(|cgroup| !cgroup.is_empty()),
-            wakeup_latency_us: None,
-            governor: None,
-        },
     }
 }
 

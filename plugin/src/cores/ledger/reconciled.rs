@@ -18,13 +18,14 @@ impl Ledger {
         released
     }
 
-    pub fn is_stranger(&self, container_id: &str) -> bool {
-        self.strangers.iter().any(|stranger| stranger.container_id == container_id)
-    }
-
     /// Before, nothing is known to be over.
     pub fn is_reconciled(&self) -> bool {
         self.is_reconciled
+    }
+
+    /// Live strict containers that no claim is about.
+    pub fn strangers(&self) -> impl Iterator<Item = &Stranger> {
+        self.strangers.iter()
     }
 
     /// Is there nobody whom the guard watches (under these slots) and the runtime may yet have to tell of?

@@ -168,6 +168,20 @@ mod tests {
     }
 
     #[test]
+    fn a_cgroup_with_processes_has_all_cpus_again_where_it_had_no_set_of_its_own() {
+        let tree = v2();
+        tree.set("/sys/devices/system/cpu/possible", "0-7");
+        tree.populate("/sys/fs/cgroup/user.slice/cpuset.cpus");
+        let shared = Quieted { shared: Some(set("0")), ..grant("/kubepods/podS/strict") };
+        let mut keeper = Keeper::new(tree.clone(), tree.clone(), tree.journal());
+        keeper.keep(&settings(&tree, &demand(shared))).unwrap();
+        assert_eq!(tree.get("/sys/fs/cgroup/user.slice/cpuset.cpus"), "0-1,4");
+        assert_eq!(keeper.keep(&[]).unwrap().not_restored, Vec::<String>::new());
+        assert_eq!(tree.get("/sys/fs/cgroup/user.slice/cpuset.cpus"), "0-7");
+        assert_eq!(tree.get("/sys/fs/cgroup/kubepods/podO/cpuset.cpus"), "");
+    }
+
+    #[test]
     fn the_idle_threads_of_a_core_are_nobody_elses() {
         let one_thread = Quieted { cpus: set("2"), ..grant("/kubepods/podS/strict") };
         let settings = settings(&v2(), &demand(one_thread));
