@@ -10,6 +10,8 @@ use quietcore_tests::wait::{Seen, until};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(60);
+/// What the kubelet gave to a pod whose container never came is held for two minutes.
+const RESTS: Duration = Duration::from_secs(180);
 
 /// Settings of the machine, as one text.
 fn settings(node: &Node<'_>) -> String {
@@ -24,7 +26,7 @@ fn stat_interval(node: &Node<'_>) -> String {
 /// No core is granted, and what an earlier test's pod had is given back.
 #[track_caller]
 fn at_rest(node: &Node<'_>) -> String {
-    until("the node to be at rest", SOON, || {
+    until("the node to be at rest", RESTS, || {
         let interval = stat_interval(node);
         Ok(if interval == "120" { Seen::NotYet(interval) } else { Seen::Done(()) })
     });

@@ -48,6 +48,8 @@ pub struct Keeper<K, B> {
     refused: BTreeMap<PathBuf, Refused>,
     /// In this pass.
     cgroups_changed: bool,
+    /// Interrupts that were told to move and have not: how often they had come then.
+    pending: BTreeMap<PathBuf, String>,
     /// What was as it should be at the last look.
     met: BTreeMap<PathBuf, Want>,
 }
@@ -83,6 +85,7 @@ impl<K: Kernel, B: Book> Keeper<K, B> {
             journal,
             refused: BTreeMap::new(),
             cgroups_changed: false,
+            pending: BTreeMap::new(),
             met: BTreeMap::new(),
         }
     }
@@ -203,14 +206,22 @@ impl<K: Kernel, B: Book> Keeper<K, B> {
         Look::Needs(Plan { setting, found, before, text, drift })
     }
 
-    /// What was accepted may not be so. An interrupt moves when it comes the next time: not before the second look.
-    fn not_in_force(&self, setting: &Setting) -> Option<State> {
+    /// What was accepted may not be so. An interrupt moves when it comes the next time: one that has not come since is
+    /// no harm.
+    fn not_in_force(&mut self, setting: &Setting) -> Option<State> {
         let Setting { file, want, effective, area, .. } = setting;
-        if *area == Area::Interrupt && self.met.get(file) != Some(want) {
+        let now = self.kernel.read(effective.as_ref()?).ok().filter(|now| !want.is_met(now));
+        let Some(now) = now.map(|now| now.trim_end().to_owned()) else {
+            self.pending.remove(file);
             return None;
+        };
+        if *area == Area::Interrupt {
+            // Begins with how often it came (kernel/irq/proc.c, irq_spurious_proc_show).
+            let came = self.kernel.read(&file.with_file_name("spurious")).unwrap_or_default();
+            if *self.pending.entry(file.clone()).or_insert_with(|| came.clone()) == came {
+                return None;
+            }
         }
-        let now = self.kernel.read(effective.as_ref()?).ok().filter(|now| !want.is_met(now))?;
-        let now = now.trim_end().to_owned();
         let why = format!("the kernel took it, and {now:?} is in force");
         Some(State::Refused { found: now, why })
     }

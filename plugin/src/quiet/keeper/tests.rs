@@ -258,3 +258,21 @@ fn the_agent_may_die_between_any_two_operations() {
     no_fault_leaves_a_trace(Fault::Dies { done: false });
     no_fault_leaves_a_trace(Fault::Dies { done: true });
 }
+
+#[test]
+fn an_interrupt_that_comes_again_where_it_was_told_not_to_is_told_and_one_that_rests_is_not() {
+    let tree = machine();
+    tree.set("/proc/irq/9/effective_affinity_list", "1");
+    tree.set("/proc/irq/9/spurious", "count 7");
+    let mut agent = agent(&tree);
+    for _ in 0..3 {
+        assert_eq!(refused(&agent.keep(&settings("1")).unwrap()), Vec::<String>::new());
+    }
+    tree.set("/proc/irq/9/spurious", "count 8");
+    for _ in 0..2 {
+        let told = refused(&agent.keep(&settings("1")).unwrap());
+        assert_eq!(told, ["interrupt 9: the kernel took it, and \"1\" is in force"]);
+    }
+    tree.set("/proc/irq/9/effective_affinity_list", "0");
+    assert_eq!(refused(&agent.keep(&settings("1")).unwrap()), Vec::<String>::new());
+}
