@@ -177,7 +177,9 @@ impl<K: Kernel, B: Book> Keeper<K, B> {
         };
         let change = self.journal.changes.get(file);
         let ours = change.is_some_and(|change| is_ours(change, want, &found));
-        let before = change.map_or(&found, |change| &change.before).clone();
+        // A cgroup of others is its owner's to set: what they set meanwhile is what it goes back to.
+        let owners = *area == Area::OthersCgroup && !ours;
+        let before = change.filter(|_| !owners).map_or(&found, |change| &change.before).clone();
         let Some(text) = want.text(&before) else {
             let why = format!("{found:?} is not understood: left as it is");
             return Look::Is(State::Refused { found, why });
@@ -239,7 +241,8 @@ impl<K: Kernel, B: Book> Keeper<K, B> {
 
     fn plan_in_journal(&mut self, plan: &Plan<'_>) {
         let Plan { setting, before, text, drift, .. } = plan;
-        if *drift && self.journal.changes.contains_key(&setting.file) {
+        let owners = setting.area == Area::OthersCgroup;
+        if *drift && !owners && self.journal.changes.contains_key(&setting.file) {
             return;
         }
         let change = Change {

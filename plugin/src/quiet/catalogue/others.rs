@@ -182,6 +182,20 @@ mod tests {
     }
 
     #[test]
+    fn what_its_owner_sets_meanwhile_is_narrowed_and_given_back_and_never_widened() {
+        let tree = v2();
+        let file = "/sys/fs/cgroup/user.slice/cpuset.cpus";
+        let shared = Quieted { shared: Some(set("0")), ..grant("/kubepods/podS/strict") };
+        let mut keeper = Keeper::new(tree.clone(), tree.clone(), tree.journal());
+        keeper.keep(&settings(&tree, &demand(shared.clone()))).unwrap();
+        tree.set(file, "1-3");
+        let pass = keeper.keep(&settings(&tree, &demand(shared))).unwrap();
+        assert_eq!((tree.get(file).as_str(), pass.drift.len()), ("1", 1));
+        keeper.keep(&[]).unwrap();
+        assert_eq!(tree.get(file), "1-3");
+    }
+
+    #[test]
     fn the_idle_threads_of_a_core_are_nobody_elses() {
         let one_thread = Quieted { cpus: set("2"), ..grant("/kubepods/podS/strict") };
         let settings = settings(&v2(), &demand(one_thread));
